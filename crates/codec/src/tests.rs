@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tests of the crate's promises over all methods and kinds of data.
+
+mod roundtrip;
