@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a session can be told, and how it fails.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use ferrofs_linux::MountError;
+
+/// Longest readahead and largest read that can be asked for, in bytes.
+const IO_MAX: u32 = 16 << 20;
+/// Most workers that can be asked for.
+const THREADS_MAX: usize = 1024;
+
+/// Settings of a session. The defaults suit an image that never changes.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Most worker threads. One is enough for one reader; more are started when requests wait.
+    pub threads_max: usize,
+    /// Largest read, in bytes; the kernel's own limit is 1 MiB.
+    pub max_read: u32,
+    /// Readahead in bytes. More than the kernel's default (128 KiB) needs root.
+    pub max_readahead: u32,
+    /// How long the kernel may keep a name.
+    pub entry_timeout: Duration,
+    /// How long the kernel may keep attributes.
+    pub attr_timeout: Duration,
+    /// How long the kernel may remember that there is no such name.
+    pub negative_timeout: Duration,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Let the kernel check permissions by owner, group and mode. The session itself never does.
+    pub default_permissions: bool,
+    /// Let the kernel check POSIX ACLs, which it reads as extended attributes; implies
+    /// `default_permissions`.
+    pub posix_acl: bool,
+    /// Let the kernel open files and directories without asking.
+    pub zero_message_open: bool,
+    /// Deliver attributes with directory entries.
+    pub readdirplus: bool,
+    /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
+    pub clone_fd: bool,
+    /// Ignore set-user-ID and set-group-ID bits. Always so for mounts by the helper.
+    pub nosuid: bool,
+    /// Device nodes do not work. Always so for mounts by the helper.
+    pub nodev: bool,
+    /// Programs cannot be run.
+    pub noexec: bool,
+    /// What `/proc/mounts` shows as the source.
+    pub fsname: String,
+    /// What `/proc/mounts` shows after "fuse." as the type.
+    pub subtype: Option<String>,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let for_ever = Duration::from_secs(u64::from(u32::MAX));
+        Self {
+            // More than cores, because a worker may wait for a disk or a network.
+            threads_max: cores.saturating_mul(2).max(4),
+            max_read: 1 << 20,
+            max_readahead: 1 << 20,
+            entry_timeout: for_ever,
+            attr_timeout: for_ever,
+            negative_timeout: for_ever,
+            allow_other: false,
+            default_permissions: true,
+            posix_acl: true,
+            zero_message_open: true,
+            readdirplus: true,
+            clone_fd: false,
+            nosuid: true,
+            nodev: true,
+            noexec: false,
+            fsname: String::from("ferrofs"),
+            subtype: Some(String::from("ferrofs")),
+        }
+    }
+}
+
+impl SessionConfig {
+    /// Refuses settings that cannot be honoured.
+    pub(crate) fn check(&self) -> Result<(), SessionError> {
+        let fail = |name| Err(SessionError::Config(name));
+        if !(1..=THREADS_MAX).contains(&self.threads_max) {
+            return fail("threads_max");
+        }
+        if !(4096..=IO_MAX).contains(&self.max_read) {
+            return fail("max_read");
+        }
+        if self.max_readahead > IO_MAX {
+            return fail("max_readahead");
+        }
+        let bad = |name: &str| name.is_empty() || name.bytes().any(|byte| byte < b' ');
+        if bad(&self.fsname) {
+            return fail("fsname");
+        }
+        if self.subtype.as_deref().is_some_and(bad) {
+            return fail("subtype");
+        }
+        Ok(())
+    }
+}
+
+/// Why a session could not be made or go on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// A setting is outside its range: its name.
+    Config(&'static str),
+    /// Mounting or unmounting failed.
+    Mount(MountError),
+    /// `/dev/fuse` or something near it failed.
+    Device(io::Error),
+    /// Not root, and there is no `fusermount3`.
+    NoHelper(io::Error),
+    /// `fusermount3` refused.
+    Helper {
+        /// How it ended.
+        error: io::Error,
+        /// What it said.
+        message: String,
+    },
+    /// The kernel speaks a version of the protocol that is not served.
+    Version {
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+    },
+    /// The kernel's first message was not what the protocol says it is.
+    Handshake,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(name) => write!(f, "the FUSE setting {name} is out of range"),
+            Self::Mount(error) => error.fmt(f),
+            Self::Device(error) => write!(f, "FUSE does not work here: {error}"),
+            Self::NoHelper(_) => f.write_str(
+                "mounting by FUSE needs root or the program fusermount3 (package fuse3), \
+                 which is not here",
+            ),
+            Self::Helper { error, message } if message.is_empty() => {
+                write!(f, "the FUSE mount helper failed: {error}")
+            }
+            Self::Helper { message, .. } => write!(f, "{message}"),
+            Self::Version { major, minor } => {
+                write!(f, "the kernel's FUSE protocol {major}.{minor} is older than 7.31")
+            }
+            Self::Handshake => f.write_str("the kernel's first FUSE message makes no sense"),
+        }
+    }
+}
+
+impl std::error::Error for SessionError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Mount(error) => Some(error),
+            Self::Device(error) | Self::NoHelper(error) | Self::Helper { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Safe wrappers over the Linux calls that ferrofs needs and that std lacks.
+//!
+//! What it does: mounts (new mount API, loop devices, `mountinfo`), a process that goes to the
+//! background, signals as a descriptor, descriptors over sockets, sparse files, extended
+//! attributes, path resolution that cannot leave a directory. What it refuses to know: everything
+//! of ferrofs above it. Invariant: the public interface is safe; `unsafe` stands only where
+//! `rustix` has no call, each time with its proof.
+//!
+//! Thin wrappers return [`std::io::Error`]; mounting has an error of its own, [`MountError`],
+//! which knows the step that failed and what the kernel said about it.
+
+pub mod descriptors;
+mod fsmount;
+pub mod fuse_device;
+mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+
+pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter};
+pub use mount::{
+    MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, unmount,
+};
