@@ -228,7 +228,7 @@ impl FsMount<'_> {
     pub fn mount(&self, target: &Path) -> Result<(), MountError> {
         let place = crate::mount::check_target(target)?;
         match self.create() {
-            Ok(mount) => self.attach(&mount, &place, target),
+            Ok(mount) => attach(&mount, &place, target),
             // Before Linux 5.2, and under filters that pretend to be such a kernel.
             Err(error) if error.is(Errno::NOSYS) => self.mount_old(target),
             Err(error) => Err(error),
@@ -268,13 +268,6 @@ impl FsMount<'_> {
             .map_err(|errno| fail(MountStep::Mount, errno, self.source))
     }
 
-    fn attach(&self, mount: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), MountError> {
-        let flags =
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(mount, "", place, "", flags)
-            .map_err(|errno| MountError::new(MountStep::Attach, errno, target))
-    }
-
     /// By mount(2), whose options are one string with commas between.
     fn mount_old(&self, target: &Path) -> Result<(), MountError> {
         let mut options = Vec::new();
@@ -296,6 +289,12 @@ impl FsMount<'_> {
     }
 }
 
+fn attach(mount: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), MountError> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", place, "", flags)
+        .map_err(|errno| MountError::new(MountStep::Attach, errno, target))
+}
+
 /// What the kernel has to say about a failed step, without its level letters.
 fn messages(context: &OwnedFd) -> Vec<String> {
     let mut lines = Vec::new();
@@ -309,9 +308,8 @@ fn messages(context: &OwnedFd) -> Vec<String> {
                 let text = ["e ", "w ", "i "].iter().find_map(|level| text.strip_prefix(level));
                 lines.extend(text.map(str::to_owned));
             }
-            Ok(_) => break,
             Err(Errno::INTR) => {}
-            Err(_) => break,
+            Ok(_) | Err(_) => break,
         }
     }
     lines

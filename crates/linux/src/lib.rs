@@ -10,12 +10,17 @@
 //! Thin wrappers return [`std::io::Error`]; mounting has an error of its own, [`MountError`],
 //! which knows the step that failed and what the kernel said about it.
 
+pub mod at;
+pub mod daemon;
 pub mod descriptors;
 mod fsmount;
 pub mod fuse_device;
 mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod signals;
+pub mod sparse;
+pub mod xattr;
 
 pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter};
 pub use mount::{

@@ -91,15 +91,12 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
         let escaped = (first == b'\\').then(|| tail.get(..3).and_then(octal)).flatten();
-        match (escaped, tail.get(3..)) {
-            (Some(byte), Some(tail)) => {
-                bytes.push(byte);
-                rest = tail;
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
+        if let (Some(byte), Some(tail)) = (escaped, tail.get(3..)) {
+            bytes.push(byte);
+            rest = tail;
+        } else {
+            bytes.push(first);
+            rest = tail;
         }
     }
     bytes
