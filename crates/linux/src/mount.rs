@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, StatFs};
+use rustix::fs::{AtFlags, FileType, StatFs, StatxFlags};
 use rustix::io::Errno;
 
 use crate::fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter, open_directory};
@@ -100,9 +100,13 @@ pub fn unmount(target: &Path, flags: UnmountFlags) -> Result<(), MountError> {
 pub fn check_target(target: &Path) -> Result<OwnedFd, MountError> {
     let fail = |errno| MountError::new(MountStep::Target, errno, target);
     let directory = open_directory(target).map_err(fail)?;
-    // A dead FUSE mount can be opened so, but not be asked anything.
-    rustix::fs::fstat(&directory).map_err(fail)?;
-    Ok(directory)
+    // A dead FUSE mount can be opened so, and what the kernel remembers of it be read; but not be
+    // asked anything.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    match rustix::fs::statx(&directory, "", flags, StatxFlags::BASIC_STATS) {
+        Ok(_) | Err(Errno::NOSYS) => Ok(directory),
+        Err(errno) => Err(fail(errno)),
+    }
 }
 
 /// Mounts the image by loop devices, where a source is not a block device already.

@@ -8,6 +8,7 @@
 //! when for many requests on end another was waiting idle beside it.
 
 use std::io::IoSlice;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,7 @@ pub(super) struct Pool {
     device: OwnedFd,
     dispatcher: Dispatcher,
     config: SessionConfig,
+    cores: usize,
     requests: AtomicU64,
     /// Workers that wait for a request.
     idle: AtomicUsize,
@@ -86,6 +88,7 @@ impl Pool {
             device,
             dispatcher: Dispatcher::new(fs, negotiated.policy(&config)),
             config,
+            cores: std::thread::available_parallelism().map_or(1, NonZero::get),
             requests: AtomicU64::new(0),
             idle: AtomicUsize::new(0),
             total: AtomicUsize::new(0),
@@ -160,6 +163,12 @@ impl Pool {
 
     fn may_grow(&self) -> bool {
         self.total.load(Ordering::SeqCst) < self.config.threads_max
+    }
+
+    /// Whether another worker would find a processor to work on. Beyond that only waiting ones
+    /// help, and whether they wait the watch finds out.
+    fn has_spare_core(&self) -> bool {
+        self.total.load(Ordering::SeqCst) < self.config.threads_max.min(self.cores)
     }
 
     /// Starts a worker, if there may be more.
@@ -290,10 +299,9 @@ impl<'a> Worker<'a> {
     fn answer(&mut self, len: usize, others_idle: bool) {
         let message = self.request.get(..len).unwrap_or_default();
         let is_read = header(message).is_ok_and(|(header, _)| header.opcode == opcode::READ);
-        if is_read && !others_idle && self.reads_are_slow && self.pool.may_grow() {
-            if more_waits(self.device) {
-                Pool::grow(self.pool);
-            }
+        let may_help = is_read && !others_idle && self.reads_are_slow;
+        if may_help && self.pool.has_spare_core() && more_waits(self.device) {
+            Pool::grow(self.pool);
         }
         let start = is_read.then(Instant::now);
         let answer = self.pool.dispatcher.handle(message, &mut self.scratch);
