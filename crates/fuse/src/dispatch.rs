@@ -149,7 +149,7 @@ impl Dispatcher {
             Operation::Lookup { name } => self.lookup(node, name, scratch),
             Operation::Getattr => {
                 let attr = self.fs.getattr(node)?;
-                put(scratch, &reply::attr_out(&attr, self.policy.attr_valid))
+                Ok(put(scratch, &reply::attr_out(&attr, self.policy.attr_valid)))
             }
             Operation::Readlink => self.readlink(node, scratch),
             Operation::Open => self.open(node, scratch),
@@ -159,7 +159,7 @@ impl Dispatcher {
                 self.readdir(node, *cookie, *size, *plus, scratch)
             }
             Operation::Release | Operation::Destroy => Ok(Body::Empty),
-            Operation::Statfs => put(scratch, &reply::statfs_out(&self.fs.statfs()?)),
+            Operation::Statfs => Ok(put(scratch, &reply::statfs_out(&self.fs.statfs()?))),
             Operation::Getxattr { name, size } => {
                 scratch.bytes.clear();
                 self.fs.getxattr(node, name, &mut scratch.bytes)?;
@@ -192,8 +192,8 @@ impl Dispatcher {
         let Policy { entry_valid, attr_valid, negative_valid, .. } = self.policy;
         match self.fs.lookup(parent, name) {
             Ok(entry) if entry.node == 0 => Err(Errno::IO),
-            Ok(entry) => put(scratch, &reply::entry_out(&entry, entry_valid, attr_valid)),
-            Err(Errno::NOENT) => put(scratch, &reply::negative_entry(negative_valid)),
+            Ok(entry) => Ok(put(scratch, &reply::entry_out(&entry, entry_valid, attr_valid))),
+            Err(Errno::NOENT) => Ok(put(scratch, &reply::negative_entry(negative_valid))),
             Err(error) => Err(error),
         }
     }
@@ -216,7 +216,7 @@ impl Dispatcher {
             return Err(Errno::NOSYS);
         }
         self.fs.open(node)?;
-        put(scratch, &OpenOut { fh: 0, open_flags: FOPEN_KEEP_CACHE, backing_id: 0 })
+        Ok(put(scratch, &OpenOut { fh: 0, open_flags: FOPEN_KEEP_CACHE, backing_id: 0 }))
     }
 
     fn opendir(&self, scratch: &mut Scratch) -> Result<Body, Errno> {
@@ -224,7 +224,7 @@ impl Dispatcher {
             return Err(Errno::NOSYS);
         }
         let open_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
-        put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 })
+        Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 }))
     }
 
     fn read(
@@ -320,15 +320,15 @@ impl Dispatcher {
             _ => return Err(Errno::INVAL),
         };
         let offset = self.fs.lseek(node, offset, whence)?;
-        put(scratch, &LseekOut { offset })
+        Ok(put(scratch, &LseekOut { offset }))
     }
 }
 
 /// Makes a fixed structure the answer.
-fn put<T: IntoBytes + Immutable>(scratch: &mut Scratch, value: &T) -> Result<Body, Errno> {
+fn put<T: IntoBytes + Immutable>(scratch: &mut Scratch, value: &T) -> Body {
     scratch.bytes.clear();
     scratch.bytes.extend_from_slice(value.as_bytes());
-    Ok(Body::Bytes)
+    Body::Bytes
 }
 
 /// The answer to a request for an attribute: its length if the caller has room for nothing, the
@@ -340,7 +340,7 @@ fn sized(size: u32, scratch: &mut Scratch) -> Result<Body, Errno> {
     }
     let len = u32::try_from(len).map_err(|_| Errno::TOO_BIG)?;
     if size == 0 {
-        put(scratch, &GetxattrOut { size: len, padding: 0 })
+        Ok(put(scratch, &GetxattrOut { size: len, padding: 0 }))
     } else if len > size {
         Err(Errno::RANGE)
     } else {
