@@ -200,6 +200,9 @@ unsafe impl Send for Lz4HcEncoder {}
 
 impl Lz4HcEncoder {
     pub(crate) fn new(level: u8) -> Result<Self, EncodeError> {
+        if !(1..=12).contains(&level) {
+            return Err(EncodeError::Options { algorithm: Algorithm::Lz4 });
+        }
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc_zeroed(HC_STATE) };
         let Some(state) = NonNull::new(memory.cast::<c_void>()) else {

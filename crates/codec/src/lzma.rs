@@ -155,12 +155,15 @@ unsafe impl Send for LzmaEncoder {}
 
 impl LzmaEncoder {
     pub(crate) fn new(level: u8, extreme: bool, dict_size: u32) -> Result<Self, EncodeError> {
+        if level > 9 || !(LZMA_DICT_SIZE_MIN..=LZMA_DICT_SIZE_MAX).contains(&dict_size) {
+            return Err(EncodeError::Options { algorithm: ALGORITHM });
+        }
         let preset = u32::from(level) | if extreme { LZMA_PRESET_EXTREME } else { 0 };
         // SAFETY: all fields are integers and pointers, for which zero is a valid value.
         let mut options: lzma_options_lzma = unsafe { MaybeUninit::zeroed().assume_init() };
         // SAFETY: `options` is a live local of the right type.
         let unknown = unsafe { lzma_lzma_preset(&raw mut options, preset) };
-        if unknown != 0 || !(LZMA_DICT_SIZE_MIN..=LZMA_DICT_SIZE_MAX).contains(&dict_size) {
+        if unknown != 0 {
             return Err(EncodeError::Options { algorithm: ALGORITHM });
         }
         options.dict_size = dict_size;

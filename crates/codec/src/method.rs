@@ -161,7 +161,9 @@ impl Method {
             Self::Lz4 | Self::Lz4Hc { .. } => 65_535,
             Self::Lzma { dict_size, .. } => dict_size.unwrap_or(LZMA_DICT_SIZE_MAX),
             Self::Deflate { .. } => 32 << 10,
-            Self::Zstd { window_log, .. } => 1 << window_log.unwrap_or(ZSTD_WINDOW_LOG_MAX),
+            Self::Zstd { window_log, .. } => {
+                1_u32.checked_shl(window_log.unwrap_or(ZSTD_WINDOW_LOG_MAX).into()).unwrap_or(0)
+            }
         }
     }
 
@@ -196,14 +198,14 @@ impl fmt::Display for Method {
             Self::Lz4 => f.write_str("lz4"),
             Self::Lz4Hc { level } => write!(f, "lz4hc,level={level}"),
             Self::Lzma { level, extreme, dict_size } => {
-                let level = level + if extreme { 100 } else { 0 };
+                let level = u32::from(level) + if extreme { 100 } else { 0 };
                 write!(f, "lzma,level={level}")?;
                 dict_size.map_or(Ok(()), |size| write!(f, ",dictsize={size}"))
             }
             Self::Deflate { level } => write!(f, "deflate,level={level}"),
             Self::Zstd { level, window_log } => {
                 write!(f, "zstd,level={level}")?;
-                window_log.map_or(Ok(()), |log| write!(f, ",dictsize={}", 1_u64 << log))
+                window_log.map_or(Ok(()), |_| write!(f, ",dictsize={}", self.window_size()))
             }
         }
     }
@@ -312,5 +314,103 @@ impl Options {
         } else {
             Err(ParseMethodError::DictSize { size: size.into() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_their_canonical_form() {
+        for (text, canonical) in [
+            ("lz4", "lz4"),
+            ("lz4hc", "lz4hc,level=9"),
+            ("lz4hc,0", "lz4hc,level=9"),
+            ("lz4hc,12", "lz4hc,level=12"),
+            ("lz4hc,level=1", "lz4hc,level=1"),
+            ("lzma", "lzma,level=6"),
+            ("lzma,0", "lzma,level=0"),
+            ("lzma,109", "lzma,level=109"),
+            ("lzma,dictsize=65536,level=6", "lzma,level=6,dictsize=65536"),
+            ("lzma,level=6,dictsize=5000", "lzma,level=6,dictsize=5000"),
+            ("deflate", "deflate,level=6"),
+            ("libdeflate,level=12", "deflate,level=12"),
+            ("deflate,1,dictsize=32768", "deflate,level=1"),
+            ("zstd", "zstd,level=3"),
+            ("zstd,0", "zstd,level=3"),
+            ("zstd,22,dictsize=1048576", "zstd,level=22,dictsize=1048576"),
+            ("zstd,dictsize=1024", "zstd,level=3,dictsize=1024"),
+        ] {
+            let method = Method::parse(text).unwrap();
+            assert_eq!(method.to_string(), canonical);
+            assert_eq!(canonical.parse(), Ok(method));
+            let _ = method.encoder().unwrap();
+        }
+    }
+
+    #[test]
+    fn refused_texts() {
+        use ParseMethodError as E;
+        for (text, error) in [
+            ("", E::Name),
+            ("lzo", E::Name),
+            ("LZ4", E::Name),
+            ("lz4,1", E::NoLevels),
+            ("lz4,dictsize=65536", E::DictSize { size: 65_536 }),
+            ("lz4hc,13", E::Level { level: 13, max: 12 }),
+            ("lz4hc,300", E::Level { level: 300, max: 12 }),
+            ("lz4hc,", E::Number),
+            ("lz4hc,-1", E::Number),
+            ("lz4hc,9,9", E::Repeated),
+            ("lz4hc,level=9,level=9", E::Repeated),
+            ("lz4hc,speed=9", E::Option),
+            ("lzma,10", E::Level { level: 10, max: 9 }),
+            ("lzma,99", E::Level { level: 99, max: 9 }),
+            ("lzma,dictsize=4095", E::DictSize { size: 4095 }),
+            ("lzma,dictsize=8388609", E::DictSize { size: 8_388_609 }),
+            ("deflate,0", E::Level { level: 0, max: 12 }),
+            ("deflate,dictsize=65536", E::DictSize { size: 65_536 }),
+            ("zstd,23", E::Level { level: 23, max: 22 }),
+            ("zstd,dictsize=512", E::DictSize { size: 512 }),
+            ("zstd,dictsize=1000", E::DictSize { size: 1000 }),
+            ("zstd,dictsize=2097152", E::DictSize { size: 2_097_152 }),
+            ("zstd,dictsize=0", E::DictSize { size: 0 }),
+        ] {
+            assert_eq!(Method::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn out_of_range_options_are_errors_not_panics() {
+        for method in [
+            Method::Lz4Hc { level: 0 },
+            Method::Lz4Hc { level: 13 },
+            Method::Lzma { level: 10, extreme: false, dict_size: None },
+            Method::Lzma { level: 6, extreme: false, dict_size: Some(1) },
+            Method::Lzma { level: 255, extreme: true, dict_size: Some(u32::MAX) },
+            Method::Deflate { level: 0 },
+            Method::Deflate { level: 13 },
+            Method::Zstd { level: 0, window_log: None },
+            Method::Zstd { level: 3, window_log: Some(9) },
+            Method::Zstd { level: 3, window_log: Some(255) },
+        ] {
+            let algorithm = method.algorithm();
+            assert_eq!(method.encoder().unwrap_err(), EncodeError::Options { algorithm });
+        }
+    }
+
+    #[test]
+    fn windows_follow_the_output() {
+        let window = |text: &str, size| Method::parse(text).unwrap().resolve(size).window_size();
+        assert_eq!(window("zstd", 4096), 32 << 10);
+        assert_eq!(window("zstd", 65_536), 512 << 10);
+        assert_eq!(window("zstd", 1 << 20), 1 << 20);
+        assert_eq!(window("lzma", 4096), 32 << 10);
+        assert_eq!(window("lzma", 65_536), 256 << 10);
+        assert_eq!(window("lzma", usize::MAX), 8 << 20);
+        assert_eq!(window("lzma,dictsize=5000", 65_536), 5000);
+        assert_eq!(window("deflate", 65_536), 32 << 10);
+        assert_eq!(window("lz4hc", 65_536), 65_535);
     }
 }

@@ -60,7 +60,7 @@ struct Exceeds {
 struct Bracket {
     /// Longest input there is.
     len_max: usize,
-    /// Length that fits even if nothing compresses.
+    /// Length that fits even if nothing compresses, unless the output is very small.
     len_min: usize,
     /// Size of the output.
     target: usize,
@@ -100,7 +100,7 @@ impl<C: WholeCompress> FixedOutput for Search<C> {
         let mut bracket = Bracket::new(src.len(), self.codec.incompressible_len(target), target);
         // Room for what does not fit, so that it still says by how much.
         let capacity = target.saturating_mul(2).saturating_add(1024);
-        let mut len = bracket.first(hint).ok_or(too_small)?;
+        let mut len = bracket.first(hint);
         for trial in 1..=TRIALS_MAX {
             match self.run(&src[..len], capacity)? {
                 Some(size) if size <= target => {
@@ -147,28 +147,25 @@ impl<C: WholeCompress> FixedOutput for Search<C> {
 
 impl Bracket {
     fn new(len_max: usize, incompressible_len: usize, target: usize) -> Self {
-        let len_min = incompressible_len.min(len_max);
+        let len_min = incompressible_len.clamp(1, len_max);
         let slack = target / SLACK_SHARE;
         Self { len_max, len_min, target, slack, low: None, high: None }
     }
 
-    /// The length to begin with, if any input at all can be expected to fit.
-    fn first(&self, hint: usize) -> Option<usize> {
-        if self.len_min == 0 {
-            return None;
-        }
+    /// The length to begin with.
+    fn first(&self, hint: usize) -> usize {
         let guess = if hint == 0 { self.target.saturating_mul(3) } else { hint };
-        Some(guess.clamp(self.len_min, self.len_max))
+        guess.clamp(self.len_min, self.len_max)
     }
 
     /// The length to try next, or nothing if the search is over; `trial` counts those done.
     ///
-    /// Always strictly between `low` and `high`, and not below `len_min`, so the search ends.
+    /// Always strictly between `low` and `high`, so that no length is tried twice.
     fn next(&self, trial: u32) -> Option<usize> {
         // In the middle of the accepted range.
         let aim = self.target - self.slack / 2;
         match (self.low, self.high) {
-            (None, None) => None,
+            (None, None | Some(Exceeds { len: 1, .. })) => None,
             (Some(low), _) if low.len == self.len_max || self.target - low.size <= self.slack => {
                 None
             }
@@ -176,10 +173,11 @@ impl Bracket {
                 let guess = scale(low.len, aim, low.size);
                 Some(guess.max(low.len + 1).min(self.len_max))
             }
-            (None, Some(high)) if high.len <= self.len_min => None,
+            // The output is too small for the codec's own bytes, or the codec broke its promise.
+            (None, Some(high)) if high.len <= self.len_min => Some(high.len / 2),
             (None, Some(high)) => {
                 let guess = match high.size {
-                    // Something of the size does not depend on the length; after two failures take
+                    // Something of the size does not depend on the length; after some failures take
                     // the length that is sure.
                     Some(size) if trial <= 3 => scale(high.len, aim, size),
                     None if trial <= 3 => high.len / 2,
@@ -193,8 +191,9 @@ impl Bracket {
 
     fn between(&self, low: Fits, high: Exceeds, aim: usize, trial: u32) -> Option<usize> {
         let gap = high.len - low.len;
-        // All that could still be gained, in output bytes.
-        let gain = scale(gap, low.size, low.len);
+        // What could still be gained, in output bytes. Content may change inside the gap, so its
+        // own density counts, not the one of what is before it.
+        let gain = high.size.map_or(gap, |size| size - low.size);
         if gap <= 1 || gain <= self.slack {
             return None;
         }
@@ -203,10 +202,8 @@ impl Bracket {
             return Some(middle);
         }
         let guess = match high.size {
-            Some(size) if size > low.size => {
-                low.len + scale(gap, aim.saturating_sub(low.size), size - low.size)
-            }
-            Some(_) => middle,
+            // Not zero: one is above the target, the other is not.
+            Some(size) => low.len + scale(gap, aim - low.size, size - low.size),
             None => scale(low.len, aim, low.size).min(middle),
         };
         // Not so near to either end that the step teaches nothing.
@@ -219,4 +216,96 @@ impl Bracket {
 fn scale(value: usize, numerator: usize, denominator: usize) -> usize {
     let scaled = value as u128 * numerator as u128 / denominator.max(1) as u128;
     usize::try_from(scaled).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pretends that `src` compresses to `size(src.len())` bytes.
+    struct Model<F>(F);
+
+    impl<F> fmt::Debug for Model<F> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Model")
+        }
+    }
+
+    impl<F: Fn(usize) -> usize + Send> WholeCompress for Model<F> {
+        fn algorithm(&self) -> Algorithm {
+            Algorithm::Deflate
+        }
+
+        fn compress(&mut self, src: &[u8], out: &mut [u8]) -> Result<Option<usize>, EncodeError> {
+            let size = (self.0)(src.len());
+            Ok((size <= out.len()).then_some(size))
+        }
+
+        fn incompressible_len(&self, len: usize) -> usize {
+            len.saturating_sub(16)
+        }
+    }
+
+    /// Returns what was consumed and the number of trials.
+    fn search(
+        size: impl Fn(usize) -> usize + Send,
+        len: usize,
+        target: usize,
+        hint: usize,
+    ) -> (usize, u64) {
+        let mut search = Search::new(Model(size));
+        let prefix =
+            search.compress_prefix_hinted(&vec![0; len], &mut vec![0; target], hint).unwrap();
+        assert!(prefix.written <= target);
+        (prefix.consumed, search.trials())
+    }
+
+    #[test]
+    fn linear_sizes_take_few_trials() {
+        for ratio in [1.0, 0.9, 0.5, 0.3, 0.1, 0.01] {
+            let size = |len: usize| 12 + (len as f64 * ratio) as usize;
+            for target in [512, 4096, 65_536, 1 << 20] {
+                let (consumed, trials) = search(size, 12 << 20, target, 0);
+                let left = target - size(consumed);
+                assert!(left <= target / SLACK_SHARE + 1 || consumed == 12 << 20, "{ratio}");
+                assert!(trials <= 5, "{ratio} {target}: {trials}");
+                let (_, trials) = search(size, 12 << 20, target, consumed);
+                assert_eq!(trials, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_fits_in_two_trials() {
+        assert_eq!(search(|_| 20, 2 << 20, 4096, 0), (2 << 20, 2));
+        assert_eq!(search(|_| 20, 12 << 20, 4096, 0), (12 << 20, 3));
+        assert_eq!(search(|len| len / 2, 5000, 4096, 0), (5000, 1));
+        assert_eq!(search(|len| len / 2, 1, 4096, 0), (1, 1));
+    }
+
+    #[test]
+    fn odd_sizes_end_with_what_is_sure_at_least() {
+        // Zeros and then noise; steps; smaller again when longer.
+        let cliff = |len: usize| 20 + len.saturating_sub(1_000_000);
+        let (consumed, trials) = search(cliff, 12 << 20, 4096, 0);
+        assert!((1_003_500..=1_004_076).contains(&consumed), "{consumed}");
+        assert!(trials <= u64::from(TRIALS_MAX));
+        for hint in [0, 1, 4096, 100_000, usize::MAX] {
+            let steps = |len: usize| (len / 3000) * 1500 + 20;
+            assert!(search(steps, 1 << 20, 4096, hint).0 >= 4080);
+            let saw = |len: usize| len / 2 + (len % 97) * 20;
+            assert!(search(saw, 1 << 20, 4096, hint).0 >= 4000);
+        }
+    }
+
+    #[test]
+    fn an_output_too_small_for_anything_is_an_error() {
+        let mut search = Search::new(Model(|len| len + 100));
+        let result = search.compress_prefix(&[0; 1000], &mut [0; 50]);
+        let algorithm = Algorithm::Deflate;
+        assert_eq!(result, Err(EncodeError::OutputTooSmall { algorithm, len: 50 }));
+        assert!(search.trials() <= u64::from(TRIALS_MAX));
+        let empty = search.compress_prefix(&[0; 1000], &mut []);
+        assert_eq!(empty, Err(EncodeError::OutputTooSmall { algorithm, len: 0 }));
+    }
 }

@@ -71,7 +71,7 @@ fn text(random: &mut Random, bytes: &mut Vec<u8>) {
     // Squared, so that some words are frequent and others rare.
     let rank = random.below(64) * random.below(64);
     let mut letters = Random::new(rank as u64);
-    for _ in 0..1 + letters.below(9) {
+    for _ in 0..=letters.below(9) {
         bytes.push(b'a' + letters.below(26) as u8);
     }
     bytes.extend(
