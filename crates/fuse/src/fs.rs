@@ -265,7 +265,9 @@ pub trait ReadOnlyFs: Send + Sync {
     ) -> Result<(), Errno>;
 
     /// Appends the value of an extended attribute (full name, as `user.x`) to `value`.
-    /// [`Errno::NODATA`] if there is none of that name.
+    /// [`Errno::NODATA`] if there is none of that name. The kernel itself asks for
+    /// `system.posix_acl_access` and `system.posix_acl_default` to check permissions, and wants
+    /// them in the form in which `getxattr` shows them (version 2).
     fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {
         let _ = (node, name, value);
         Err(Errno::NOSYS)

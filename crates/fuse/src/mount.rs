@@ -181,7 +181,7 @@ impl Unmounter {
     /// Unmounts. Fine if the mount is gone already. Fails while files are open or a process has
     /// its working directory there, unless `flags.lazy`.
     pub fn unmount(&self, flags: UnmountFlags) -> Result<(), SessionError> {
-        if self.mount.gone.load(Ordering::SeqCst) || !self.is_ours()? {
+        if self.mount.gone.load(Ordering::SeqCst) || !self.is_ours() {
             return Ok(());
         }
         match ferrofs_linux::unmount(&self.mount.target, flags) {
@@ -190,7 +190,7 @@ impl Unmounter {
                 self.unmount_by_helper(flags)
             }
             // Somebody else was faster.
-            Err(_) if !self.is_ours()? => Ok(()),
+            Err(_) if !self.is_ours() => Ok(()),
             Err(error) => Err(SessionError::Mount(error)),
         }
     }
@@ -200,10 +200,13 @@ impl Unmounter {
         self.mount.gone.store(true, Ordering::SeqCst);
     }
 
-    fn is_ours(&self) -> Result<bool, SessionError> {
-        let entry = ferrofs_linux::mountinfo::find(&self.mount.target);
-        let entry = entry.map_err(SessionError::Device)?;
-        Ok(entry.is_some_and(|entry| Some(entry.device) == self.mount.device))
+    /// Whether what is mounted there is the session's. Without `/proc` that cannot be told, and
+    /// then it is taken to be.
+    fn is_ours(&self) -> bool {
+        match (self.mount.device, ferrofs_linux::mountinfo::find(&self.mount.target)) {
+            (Some(device), Ok(entry)) => entry.is_some_and(|entry| entry.device == device),
+            _ => true,
+        }
     }
 
     fn unmount_by_helper(&self, flags: UnmountFlags) -> Result<(), SessionError> {
