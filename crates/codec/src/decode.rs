@@ -47,6 +47,9 @@ impl Decoder {
     /// Decodes `src` into the whole of `dst`. The stream must decode to exactly `dst.len()` bytes
     /// and end exactly at the end of `src`.
     ///
+    /// An LZMA stream does not say where it ends; a length that is wrong by a few bytes may go
+    /// unnoticed there, as in every other reader.
+    ///
     /// Zeros in front of the stream are skipped (format.md §13). How many there may be is for the
     /// caller to check, with [`strip_zero_padding`].
     pub fn decode_exact(

@@ -21,8 +21,8 @@ pub struct Prefix {
 /// An encoder that fills a buffer of given size. Reusable; one per thread.
 ///
 /// The output is a pure function of the [`Method`](crate::Method), `src`, `dst.len()` and `hint`:
-/// earlier calls leave no trace in it. A panic-free caller may therefore hand encoders to workers
-/// in any order.
+/// earlier calls leave no trace in it. It does not matter which of several workers' encoders gets
+/// which file.
 pub trait FixedOutput: Send + fmt::Debug {
     /// Encodes the longest prefix of `src` (within the codec's slack) that fits `dst`.
     ///

@@ -86,9 +86,9 @@ fn every_method_every_kind_every_size() {
 fn output_does_not_depend_on_the_past() {
     for method in METHODS {
         let mut used = encoder(method);
-        for (seed, size) in (0..).zip([4096, 512, 16_384, 65_536, 4096, 16_384, 4096, 65_536]) {
+        for (seed, size) in (0..).zip([4096, 512, 16_384, 4096, 30_000]) {
             for kind in Kind::ALL {
-                let src = kind.bytes(250_000, seed);
+                let src = kind.bytes(100_000, seed);
                 let (mut first, mut second) = (vec![0; size], vec![0; size]);
                 let first_prefix = used.compress_prefix(&src, &mut first).unwrap();
                 let second_prefix = encoder(method).compress_prefix(&src, &mut second).unwrap();
