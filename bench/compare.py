@@ -19,6 +19,7 @@ CODECS = ("lz4", "lz4hc,9")
 PCLUSTERS = {"4K": 4096, "64K": 65536}
 READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
 SEED = 20260101
+LARGE_FILE = 1 << 20
 
 
 class Bench:
@@ -31,7 +32,7 @@ class Bench:
         self.sides = {"peer": self._peer("erofs-utils"), "ours": self._ours()}
         self.results = report.Results(os.path.join(options.out, "raw.csv"))
         self.listing = os.path.join(scratch, "files")
-        self.entries = list_files(self.tree, self.listing)
+        self.entries, self.largest = list_files(self.tree, self.listing)
         self.expected = self._reader("crc", self.tree)[1:]
         self.commands = {}
         self.discarded = 0
@@ -97,10 +98,15 @@ class Bench:
             self._fuse_case(f"fuse-seq-{label} lz4", self._image("lz4", label), ["seq"])
 
     def fuse_rand(self):
-        """4 KiB preads at seeded places over an image with large pclusters."""
-        reads = self.options.reads
+        """4 KiB preads at seeded places, large pclusters: in all files, and in large files."""
         image = self._image("lz4", "1M")
-        self._fuse_case(f"fuse-rand-1M lz4 x{reads}", image, ["rand", str(reads), str(SEED)])
+        rand = ["rand", str(self.options.reads), str(SEED)]
+        self._fuse_case("fuse-rand-1M lz4 all files", image, [*rand, "1"])
+        if self.largest >= LARGE_FILE:
+            large = [*rand, str(LARGE_FILE)]
+            self._fuse_case("fuse-rand-1M lz4 files over 1 MiB", image, large)
+        else:
+            log("fuse-rand: no file over 1 MiB in the tree: that case is left out")
 
     def _fuse_case(self, case, image, arguments):
         folder = self._path("mnt")
@@ -211,6 +217,7 @@ class Bench:
             f"- best of {options.rounds} interleaved rounds after a warm-up; "
             f"{options.workers} workers; times of files: {options.times}; "
             f"images to read made by: {options.image_from}; "
+            f"{options.reads} random reads a round; "
             f"image {'not in' if options.cold else 'in'} the page cache",
             f"- load average at the end: {os.getloadavg()[0]:.2f}\n",
         ]
@@ -224,7 +231,7 @@ class Bench:
 
 
 def list_files(tree, listing):
-    """Writes the regular files of TREE for reader.py; returns how many entries TREE has."""
+    """Writes the regular files of TREE for reader.py; returns (entries, size of the largest)."""
     root = os.fsencode(tree)
     files, entries = [], 0
     for folder, folders, names in os.walk(root):
@@ -237,7 +244,7 @@ def list_files(tree, listing):
         raise BenchError(f"{tree}: no files with content to measure")
     with open(listing, "wb") as file:
         file.writelines(b"%d %s\0" % (size, name) for name, size in sorted(files))
-    return entries
+    return entries, max(size for _, size in files)
 
 
 def log(text):

@@ -4,8 +4,10 @@
 benchmark and the reader's own CPU time is not mixed with anybody's.
 
     reader.py seq  ROOT LIST            every file of LIST, in order, in pieces of 1 MiB
-    reader.py rand ROOT LIST COUNT SEED 4 KiB preads at seeded places, files chosen by their size
     reader.py crc  ROOT LIST            every file whole, summed up: for comparing two trees
+    reader.py rand ROOT LIST COUNT SEED SMALLEST
+                                        4 KiB preads at seeded places; files of SMALLEST bytes and
+                                        more, each chosen as often as its size asks
 
 LIST is a file of "size relative-path" records, each ended by a NUL byte.
 Prints one line: seconds, bytes, reads, and a CRC-32 of what was read, in order (seq: 0).
@@ -47,8 +49,9 @@ def sequential(root, files):
     return total, reads, 0
 
 
-def scattered(root, files, count, seed):
-    """COUNT reads of one page; the same places for the same LIST and SEED on every machine."""
+def scattered(root, files, count, seed, smallest):
+    """COUNT reads of one page; the same places for the same arguments on every machine."""
+    files = [(size, name) for size, name in files if size >= smallest]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     choose = random.Random(seed)
@@ -91,7 +94,7 @@ def main(arguments):
     if what == "seq":
         total, reads, crc = sequential(root, files)
     elif what == "rand":
-        total, reads, crc = scattered(root, files, int(arguments[3]), int(arguments[4]))
+        total, reads, crc = scattered(root, files, *map(int, arguments[3:6]))
     elif what == "crc":
         total, reads, crc = checksums(root, files)
     else:
