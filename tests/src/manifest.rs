@@ -46,7 +46,11 @@ impl Row {
     #[must_use]
     pub fn path(&self) -> Vec<u8> {
         let digit = |byte: u8| (byte as char).to_digit(16).expect("hexadecimal path") as u8;
-        self.path_hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+        self.path_hex
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+            .collect()
     }
 }
 
@@ -60,6 +64,23 @@ pub struct Manifest {
 impl Manifest {
     /// Reads everything in `image` through the library's plain read path.
     pub fn of_image(image: &Image) -> ferrofs_image::Result<Self> {
+        // An odd size, so that reads begin inside blocks and extents.
+        Self::of_image_with(image, 1_000_003, |inode| {
+            let map = image.map(inode)?;
+            Ok(move |offset, buf: &mut [u8]| image.read(&map, offset, buf))
+        })
+    }
+
+    /// Reads everything in `image`, content in pieces of `step` bytes by the reader that `open`
+    /// gives for a file.
+    pub fn of_image_with<R>(
+        image: &Image,
+        step: usize,
+        open: impl Fn(&Inode) -> ferrofs_image::Result<R>,
+    ) -> ferrofs_image::Result<Self>
+    where
+        R: FnMut(u64, &mut [u8]) -> ferrofs_image::Result<usize>,
+    {
         let mut rows = BTreeMap::new();
         let mut pending = vec![(b"/".to_vec(), image.inode(image.root())?)];
         while let Some((path, inode)) = pending.pop() {
@@ -75,7 +96,12 @@ impl Manifest {
                     }
                 }
             }
-            rows.insert(path.clone(), image_row(image, &path, &inode)?);
+            let mut row = image_row(image, &path, &inode)?;
+            if inode.file_type == FileType::Regular {
+                row.size = Some(inode.size);
+                row.sha256 = Some(content_hash(open(&inode)?, step)?);
+            }
+            rows.insert(path, row);
         }
         Ok(Self { rows })
     }
@@ -149,11 +175,7 @@ fn image_row(image: &Image, path: &[u8], inode: &Inode) -> ferrofs_image::Result
         ..Row::default()
     };
     match inode.file_type {
-        FileType::Directory => {}
-        FileType::Regular => {
-            row.size = Some(inode.size);
-            row.sha256 = Some(image_hash(image, inode)?);
-        }
+        FileType::Directory | FileType::Regular => {}
         FileType::Symlink => row.target = Some(surrogate_escape(&image.readlink(inode)?)),
         FileType::CharDevice | FileType::BlockDevice => row.rdev = Some(inode.rdev()),
         FileType::Fifo | FileType::Socket => {}
@@ -169,14 +191,15 @@ fn image_row(image: &Image, path: &[u8], inode: &Inode) -> ferrofs_image::Result
     Ok(row)
 }
 
-fn image_hash(image: &Image, inode: &Inode) -> ferrofs_image::Result<String> {
-    let map = image.map(inode)?;
+fn content_hash(
+    mut read: impl FnMut(u64, &mut [u8]) -> ferrofs_image::Result<usize>,
+    step: usize,
+) -> ferrofs_image::Result<String> {
     let mut hash = Sha256::new();
-    // An odd size, so that reads begin inside blocks and extents.
-    let mut buf = vec![0; 1_000_003];
+    let mut buf = vec![0; step];
     let mut offset = 0;
     loop {
-        let count = image.read(&map, offset, &mut buf)?;
+        let count = read(offset, &mut buf)?;
         if count == 0 {
             return Ok(hex(&hash.finalize()));
         }

@@ -111,6 +111,12 @@ impl Image {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` of a metadata space: inline tails and inline pclusters, for whoever
+    /// reads content elsewhere.
+    pub fn read_metadata(&self, space: Space, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_meta(space, offset, buf)
+    }
+
     /// Content of the packed or metabox inode, through the cache of decoded extents.
     fn read_decoded(&self, space: Space, start: u64, buf: &mut [u8]) -> Result<()> {
         let map = match space {

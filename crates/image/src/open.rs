@@ -274,7 +274,7 @@ fn read_superblock(primary: &Device, ignore_checksum: bool) -> Result<SuperBlock
     let superblock = SuperBlock::parse(&bytes).map_err(|error| Error::format(error, place(at)))?;
     if !ignore_checksum {
         let covered = checksum::covered_len(superblock.block_bits);
-        // An image shorter than its first block is summed as far as a reader can see: not at all.
+        // On a device that is shorter than its first block the sum cannot be right: an error.
         superblock
             .verify_checksum(bytes.get(..covered.min(bytes.len())).unwrap_or(&[]))
             .map_err(|error| Error::format(error, place(at)))?;
