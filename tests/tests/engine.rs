@@ -119,6 +119,6 @@ fn readers_race_while_caches_change() {
         });
         let stats = engine.stats();
         assert!(stats.cached_bytes <= stats.cache_limit);
-        assert!(stats.direct_decodes > 0 && stats.hits > 0 && stats.decodes > 0, "{stats:?}");
+        assert!(stats.hits > 0 && stats.decodes > 0, "{stats:?}");
     }
 }
