@@ -1,0 +1,31 @@
+# ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
+.PHONY: demo test lint setup fuzz bench docs
+
+# Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
+demo: setup
+	scripts/demo.sh
+
+# All that CI runs: format, lints, unit and integration tests through real mounts, a fuzz smoke run.
+test: setup lint
+	scripts/test.sh
+	fuzz/smoke.sh 10
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Installs what the two commands above need, where it can; says how to get what it cannot.
+setup:
+	scripts/setup.sh
+
+# Ten minutes a target: what to run before a release.
+fuzz:
+	fuzz/smoke.sh 600
+
+# Side by side with erofs-utils; see bench/README.md for how to get those.
+bench:
+	cargo build --release --locked -p ferrofs-cli
+	bench/compare.py --ferrofs target/release/ferrofs $(BENCH)
+
+docs:
+	cargo doc --workspace --no-deps
