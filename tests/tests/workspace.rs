@@ -17,7 +17,7 @@ const FLOORS: [(&str, u8); 11] = [
     ("ferrofs-tree", 2),
     ("ferrofs-build", 3),
     ("ferrofs-check", 3),
-    ("ferrofs-serve", 4),
+    ("ferrofs-serve", 3),
     ("ferrofs-cli", 5),
 ];
 
