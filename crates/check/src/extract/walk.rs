@@ -1,0 +1,698 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The walk over directories, and what becomes of each entry.
+
+use super::attributes::{On, Policy};
+use super::content::{STEP, Segment};
+use super::dirs::{Descriptors, Dir};
+use super::links::{Links, Name, Turn};
+use super::{ExtractOptions, ExtractReport, Problem, ProblemKind};
+use crate::nidset::NidSet;
+use crate::pool::{self, Tasks};
+use crate::{Context, Error, RawPath, Result};
+use ferrofs_engine::{Engine, OpenFile};
+use ferrofs_image::format::inode::FileType;
+use ferrofs_image::{Entry, Image, Inode, Nid};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Entries of a directory taken at once.
+const BATCH: usize = 256;
+/// With fewer files left than this, a batch is not split between threads.
+const SPLIT_MIN: usize = 4;
+/// Files from here on are looked through for blocks of zeros.
+const SPARSE_MIN: u64 = 256 << 10;
+
+/// Why a file could not be made whole.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Image(ferrofs_image::Error),
+    Io(io::Error),
+    Short { offset: u64 },
+    BytesMax,
+    Stopped,
+}
+
+impl From<ferrofs_image::Error> for Failure {
+    fn from(error: ferrofs_image::Error) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) directories: AtomicU64,
+    pub(super) files: AtomicU64,
+    pub(super) symlinks: AtomicU64,
+    pub(super) specials: AtomicU64,
+    pub(super) hard_links: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) hole_bytes: AtomicU64,
+}
+
+/// One extraction.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) options: &'a ExtractOptions,
+    pub(super) context: Context<'a>,
+    pub(super) policy: Policy,
+    pub(super) totals: Totals,
+    descriptors: Descriptors,
+    links: Links,
+    directories: Mutex<NidSet>,
+    /// Directories that their owner may not enter: they get their attributes last, since hard links
+    /// may still lead to files in them.
+    late: Mutex<Vec<Arc<Dir>>>,
+    problems: Mutex<Vec<Problem>>,
+    problems_total: AtomicU64,
+    stopped: AtomicBool,
+    first: Mutex<Option<Task>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Entries of a directory from a position on.
+    List { dir: Arc<Dir>, position: u64 },
+    /// Some entries that are not directories.
+    Files { dir: Arc<Dir>, entries: Vec<Entry> },
+    /// Content of a large file from an offset on.
+    Large { file: Arc<Large>, start: u64 },
+}
+
+/// A file that several threads write.
+#[derive(Debug)]
+pub(super) struct Large {
+    dir: Arc<Dir>,
+    name: Box<[u8]>,
+    inode: Inode,
+    source: OpenFile,
+    target: File,
+    pending: AtomicUsize,
+    failed: AtomicBool,
+}
+
+/// Memory of one thread, reused.
+#[derive(Debug, Default)]
+pub(super) struct Worker {
+    segments: Vec<Segment>,
+    buf: Vec<u8>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        target: &Path,
+        options: &'a ExtractOptions,
+        context: Context<'a>,
+    ) -> Result<Self> {
+        let image = engine.image();
+        let trail = trail(image, options.subtree.as_deref().unwrap_or_default())?;
+        let fd = open_target(target, options.overwrite)?;
+        let job = Self {
+            engine,
+            options,
+            context,
+            policy: Policy::new(options),
+            totals: Totals::default(),
+            descriptors: Descriptors::default(),
+            links: Links::default(),
+            directories: Mutex::default(),
+            late: Mutex::default(),
+            problems: Mutex::default(),
+            problems_total: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            first: Mutex::new(None),
+        };
+        job.begin(fd, trail)?;
+        Ok(job)
+    }
+
+    /// Makes what leads to the subtree, and the first task.
+    fn begin(&self, fd: OwnedFd, mut trail: Vec<(Vec<u8>, Inode)>) -> Result<()> {
+        let Some((name, last)) = trail.pop() else { return Ok(()) };
+        let is_directory = last.file_type == FileType::Directory;
+        let mut dir = if self.options.strip || trail.is_empty() {
+            Dir::top(fd, is_directory.then_some(last))
+        } else {
+            let top = Dir::top(fd, trail.first().map(|(_, inode)| *inode));
+            let mut at = Arc::clone(&top);
+            for (name, inode) in trail.into_iter().skip(1) {
+                at = self.descend(&at, &name, inode)?;
+            }
+            if is_directory { self.descend(&at, &name, last)? } else { at }
+        };
+        let task = if is_directory {
+            self.enter(last.nid);
+            Task::List { dir, position: 0 }
+        } else {
+            let entry = Entry { name, nid: last.nid, file_type: Some(last.file_type) };
+            // The target is not an image's directory then: nothing to restore.
+            if let Some(top) = Arc::get_mut(&mut dir) {
+                top.inode = top.inode.filter(|_| !self.options.strip);
+            }
+            Task::Files { dir, entries: vec![entry] }
+        };
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(())
+    }
+
+    fn descend(&self, parent: &Arc<Dir>, name: &[u8], inode: Inode) -> Result<Arc<Dir>> {
+        self.enter(inode.nid);
+        let made = self.descriptors.get(parent).and_then(|fd| self.make_directory(&*fd, name, &inode));
+        made.map_err(|source| Error::Io { doing: "make", path: RawPath::from(name), source })?;
+        let dir = Dir::below(parent, name, inode);
+        // The parent has no task of its own.
+        parent.release();
+        Ok(dir)
+    }
+
+    pub(super) fn run(self) -> Result<ExtractReport> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = self.context.threads();
+        pool::run(threads, first.into_iter().collect(), Worker::default, |tasks, worker, task| {
+            if self.is_stopped() {
+                tasks.stop();
+            }
+            self.step(tasks, worker, task);
+        });
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        for dir in late {
+            self.restore_directory(&dir);
+        }
+        let complete = !self.is_stopped();
+        let totals = &self.totals;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(ExtractReport {
+            directories: get(&totals.directories),
+            files: get(&totals.files),
+            symlinks: get(&totals.symlinks),
+            specials: get(&totals.specials),
+            hard_links: get(&totals.hard_links),
+            bytes: get(&totals.bytes),
+            hole_bytes: get(&totals.hole_bytes),
+            owners_skipped: self.policy.skips_owners(self.options),
+            privileged_xattrs_skipped: get(&self.policy.privileged_xattrs_skipped),
+            set_id_bits_dropped: get(&self.policy.set_id_bits_dropped),
+            complete,
+            problems_total: get(&self.problems_total),
+            problems: self.problems.into_inner().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+
+    pub(super) fn image(&self) -> &Image {
+        self.engine.image()
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || {
+            let cancelled = self.context.cancelled();
+            if cancelled {
+                self.stopped.store(true, Ordering::Relaxed);
+            }
+            cancelled
+        }
+    }
+
+    /// Counts bytes to be written against the limit.
+    pub(super) fn count_bytes(&self, len: u64) -> std::result::Result<(), Failure> {
+        let before = self.totals.bytes.fetch_add(len, Ordering::Relaxed);
+        match self.options.bytes_max {
+            Some(max) if before.saturating_add(len) > max => {
+                self.totals.bytes.fetch_sub(len, Ordering::Relaxed);
+                Err(Failure::BytesMax)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes a directory; whether it is the first time.
+    fn enter(&self, nid: Nid) -> bool {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner).insert(nid)
+    }
+
+    fn step(&self, tasks: &Tasks<Task>, worker: &mut Worker, task: Task) {
+        match task {
+            Task::List { dir, position } => {
+                self.list(tasks, worker, &dir, position);
+                self.release(dir);
+            }
+            Task::Files { dir, entries } => {
+                match self.descriptors.get(&dir) {
+                    Ok(fd) => self.files(tasks, worker, &dir, &fd, entries),
+                    Err(error) => self.fail(&dir, None, &Failure::Io(error)),
+                }
+                self.release(dir);
+            }
+            Task::Large { file, start } => self.large(tasks, worker, file, start),
+        }
+    }
+
+    fn list(&self, tasks: &Tasks<Task>, worker: &mut Worker, dir: &Arc<Dir>, position: u64) {
+        let Some(inode) = &dir.inode else { return };
+        let mut entries = Vec::with_capacity(BATCH);
+        let mut next = None;
+        let read = self.image().directory(inode).and_then(|directory| {
+            directory.walk(position, |entry, after| {
+                if entries.len() == BATCH {
+                    return ControlFlow::Break(());
+                }
+                next = Some(after);
+                if !matches!(entry.name, b"." | b"..") {
+                    entries.push(Entry {
+                        name: entry.name.to_vec(),
+                        nid: entry.nid,
+                        file_type: entry.file_type,
+                    });
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        match read {
+            Err(error) => self.fail(dir, None, &Failure::Image(error)),
+            // Whoever is free goes on with the listing, while this thread makes files.
+            Ok(()) if entries.len() == BATCH => {
+                if let Some(position) = next {
+                    dir.hold();
+                    tasks.push(Task::List { dir: Arc::clone(dir), position });
+                }
+            }
+            Ok(()) => {}
+        }
+        let fd = match self.descriptors.get(dir) {
+            Ok(fd) => fd,
+            Err(error) => return self.fail(dir, None, &Failure::Io(error)),
+        };
+        let (directories, files): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .partition(|entry| entry.file_type.is_none_or(|kind| kind == FileType::Directory));
+        let below: Vec<Task> = directories
+            .into_iter()
+            .filter_map(|entry| self.directory(dir, &fd, &entry))
+            .map(|dir| Task::List { dir, position: 0 })
+            .collect();
+        tasks.extend(below.into_iter().rev());
+        self.files(tasks, worker, dir, &fd, files);
+    }
+
+    /// Makes a directory.
+    fn directory(&self, parent: &Arc<Dir>, fd: &OwnedFd, entry: &Entry) -> Option<Arc<Dir>> {
+        let at = Some((&entry.name[..], entry.nid));
+        let inode = match self.image().inode(entry.nid) {
+            Ok(inode) => inode,
+            Err(error) => {
+                self.fail(parent, at, &Failure::Image(error));
+                return None;
+            }
+        };
+        if inode.file_type != FileType::Directory {
+            let text = "directory entry's type differs from the inode's".into();
+            self.problem(parent, at, ProblemKind::Image, text, None);
+            return None;
+        }
+        if !self.enter(entry.nid) {
+            let text = "directory has two parents, or contains itself".into();
+            self.problem(parent, at, ProblemKind::Image, text, None);
+            return None;
+        }
+        if let Err(error) = self.make_directory(fd, &entry.name, &inode) {
+            self.fail(parent, at, &Failure::Io(error));
+            return None;
+        }
+        self.totals.directories.fetch_add(1, Ordering::Relaxed);
+        Some(Dir::below(parent, &entry.name, inode))
+    }
+
+    fn files(
+        &self,
+        tasks: &Tasks<Task>,
+        worker: &mut Worker,
+        dir: &Arc<Dir>,
+        fd: &OwnedFd,
+        mut entries: Vec<Entry>,
+    ) {
+        self.context.entries(entries.len() as u64);
+        entries.reverse();
+        while let Some(entry) = entries.pop() {
+            if self.is_stopped() {
+                return;
+            }
+            if entries.len() >= SPLIT_MIN && tasks.is_hungry() {
+                // What comes last is at the front.
+                let keep = entries.split_off(entries.len() / 2);
+                let mut give = std::mem::replace(&mut entries, keep);
+                give.reverse();
+                dir.hold();
+                tasks.push(Task::Files { dir: Arc::clone(dir), entries: give });
+            }
+            self.file(tasks, worker, dir, fd, &entry);
+        }
+    }
+
+    /// Makes anything but a directory.
+    fn file(
+        &self,
+        tasks: &Tasks<Task>,
+        worker: &mut Worker,
+        dir: &Arc<Dir>,
+        fd: &OwnedFd,
+        entry: &Entry,
+    ) {
+        let at = Some((&entry.name[..], entry.nid));
+        let inode = match self.image().inode(entry.nid) {
+            Ok(inode) => inode,
+            Err(error) => return self.fail(dir, at, &Failure::Image(error)),
+        };
+        if entry.file_type.is_some_and(|kind| kind != inode.file_type) {
+            let text = "directory entry's type differs from the inode's".into();
+            return self.problem(dir, at, ProblemKind::Image, text, None);
+        }
+        if inode.nlink > 1 {
+            let name = || Name { dir: Arc::clone(dir), name: entry.name[..].into() };
+            match self.links.turn(inode.nid, inode.nlink, name) {
+                Turn::Make => {}
+                Turn::Later => return,
+                Turn::LinkTo(first) => return self.link(&first, dir, &entry.name, inode.nid),
+                Turn::Failed => {
+                    let text = "the file that this is a hard link to could not be made".into();
+                    return self.problem(dir, at, ProblemKind::Image, text, None);
+                }
+            }
+        }
+        let result = match inode.file_type {
+            FileType::Regular => {
+                match self.regular(tasks, worker, dir, fd, &entry.name, &inode) {
+                    // Other threads may still be at it; the last one finishes.
+                    Ok(false) => return,
+                    other => other.map(|_| ()),
+                }
+            }
+            _ => self.special(dir, fd, &entry.name, &inode),
+        };
+        self.conclude(dir, &entry.name, &inode, result);
+    }
+
+    /// Makes a regular file; whether it is complete.
+    fn regular(
+        &self,
+        tasks: &Tasks<Task>,
+        worker: &mut Worker,
+        dir: &Arc<Dir>,
+        fd: &OwnedFd,
+        name: &[u8],
+        inode: &Inode,
+    ) -> std::result::Result<bool, Failure> {
+        let source = self.engine.open(inode)?;
+        let target = File::from(self.create(fd, name, self.policy.first_mode(inode))?);
+        let sparse = self.options.sparse && inode.size >= SPARSE_MIN;
+        if inode.size > STEP {
+            if let Err(error) = target.set_len(inode.size) {
+                self.discard(fd.as_fd(), name);
+                return Err(error.into());
+            }
+            dir.hold();
+            let large = Large {
+                dir: Arc::clone(dir),
+                name: name.into(),
+                inode: *inode,
+                source,
+                target,
+                pending: AtomicUsize::new(1),
+                failed: AtomicBool::new(false),
+            };
+            self.large(tasks, worker, Arc::new(large), 0);
+            return Ok(false);
+        }
+        let written = self.small(worker, &source, &target, sparse);
+        if let Err(failure) = written {
+            self.discard(fd.as_fd(), name);
+            return Err(failure);
+        }
+        self.set_attributes(On::File(target.as_fd()), inode, |kind, text, errno| {
+            self.problem(dir, Some((name, inode.nid)), kind, text, errno);
+        });
+        Ok(true)
+    }
+
+    fn small(
+        &self,
+        worker: &mut Worker,
+        source: &OpenFile,
+        target: &File,
+        sparse: bool,
+    ) -> std::result::Result<(), Failure> {
+        let size = source.size();
+        let Worker { segments, buf } = worker;
+        let (mut offset, mut written) = (0, 0);
+        while offset < size {
+            offset = self.plan(source, offset, segments)?;
+            self.copy(source, target, segments, sparse, buf)?;
+            written = segments.last().map_or(written, Segment::end);
+        }
+        if sparse || written < size {
+            target.set_len(size)?;
+        }
+        Ok(())
+    }
+
+    /// One step of a large file.
+    fn large(&self, tasks: &Tasks<Task>, worker: &mut Worker, file: Arc<Large>, start: u64) {
+        let Worker { segments, buf } = worker;
+        if !file.failed.load(Ordering::Relaxed) {
+            let result = self.plan(&file.source, start, segments).map_err(Failure::Image);
+            let result = result.and_then(|next| {
+                if next < file.inode.size {
+                    file.pending.fetch_add(1, Ordering::Relaxed);
+                    tasks.push(Task::Large { file: Arc::clone(&file), start: next });
+                }
+                self.copy(&file.source, &file.target, segments, self.options.sparse, buf)
+            });
+            if let Err(failure) = result
+                && !file.failed.swap(true, Ordering::Relaxed)
+            {
+                self.fail(&file.dir, Some((&file.name, file.inode.nid)), &failure);
+            }
+        }
+        if file.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.finish_large(&file);
+            if let Some(file) = Arc::into_inner(file) {
+                self.release(file.dir);
+            }
+        }
+    }
+
+    fn finish_large(&self, file: &Large) {
+        let Large { dir, name, inode, target, .. } = file;
+        if file.failed.load(Ordering::Relaxed) {
+            if let Ok(fd) = self.descriptors.get(dir) {
+                self.discard(fd.as_fd(), name);
+            }
+            self.settle(dir, name, inode, false);
+            return;
+        }
+        self.set_attributes(On::File(target.as_fd()), inode, |kind, text, errno| {
+            self.problem(dir, Some((name, inode.nid)), kind, text, errno);
+        });
+        self.conclude(dir, name, inode, Ok(()));
+    }
+
+    /// Counts what was made, or reports why it was not; links its other names.
+    fn conclude(
+        &self,
+        dir: &Arc<Dir>,
+        name: &[u8],
+        inode: &Inode,
+        result: std::result::Result<(), Failure>,
+    ) {
+        let counter = match inode.file_type {
+            FileType::Regular => &self.totals.files,
+            FileType::Symlink => &self.totals.symlinks,
+            _ => &self.totals.specials,
+        };
+        match &result {
+            Ok(()) => {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(failure) => self.fail(dir, Some((name, inode.nid)), failure),
+        }
+        self.settle(dir, name, inode, result.is_ok());
+    }
+
+    /// Does what waits for the first name of an inode.
+    fn settle(&self, dir: &Arc<Dir>, name: &[u8], inode: &Inode, made: bool) {
+        if inode.nlink <= 1 {
+            return;
+        }
+        let first = Name { dir: Arc::clone(dir), name: name.into() };
+        for waiting in self.links.made(inode.nid, made.then(|| first.clone())) {
+            if made {
+                self.link(&first, &waiting.dir, &waiting.name, inode.nid);
+            } else {
+                let text = "the file that this is a hard link to could not be made".into();
+                let at = Some((&waiting.name[..], inode.nid));
+                self.problem(&waiting.dir, at, ProblemKind::Image, text, None);
+            }
+            self.release(waiting.dir);
+        }
+    }
+
+    fn link(&self, first: &Name, dir: &Arc<Dir>, name: &[u8], nid: Nid) {
+        let result = self.descriptors.get(&first.dir).and_then(|from| {
+            let to = self.descriptors.get(dir)?;
+            self.make_link(&from, &first.name, &to, name)
+        });
+        match result {
+            Ok(()) => {
+                self.totals.hard_links.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => self.fail(dir, Some((name, nid)), &Failure::Io(error)),
+        }
+    }
+
+    /// Ends a task of `dir`; ends the directory, and those above, if it was the last.
+    fn release(&self, dir: Arc<Dir>) {
+        let mut next = Some(dir);
+        while let Some(dir) = next {
+            if !dir.release() {
+                return;
+            }
+            let owner_enters = dir.inode.is_none_or(|inode| inode.mode & 0o700 == 0o700);
+            if owner_enters || self.is_stopped() {
+                self.restore_directory(&dir);
+            } else {
+                self.late.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&dir));
+            }
+            next = dir.parent().cloned();
+        }
+    }
+
+    fn restore_directory(&self, dir: &Arc<Dir>) {
+        let Some(inode) = &dir.inode else { return };
+        match self.descriptors.get(dir) {
+            Ok(fd) => self.set_attributes(On::File(fd.as_fd()), inode, |kind, text, errno| {
+                self.problem(dir, None, kind, text, errno);
+            }),
+            Err(error) => self.fail(dir, None, &Failure::Io(error)),
+        }
+        dir.close();
+    }
+
+    /// Reports a failure at `at` in `dir`, or of `dir` itself.
+    fn fail(&self, dir: &Dir, at: Option<(&[u8], Nid)>, failure: &Failure) {
+        let (kind, text, errno) = match failure {
+            Failure::Stopped => return,
+            Failure::Image(error @ ferrofs_image::Error::Io { errno, .. }) => {
+                (ProblemKind::Read, error.to_string(), *errno)
+            }
+            Failure::Image(error) => (ProblemKind::Image, error.to_string(), None),
+            Failure::Short { offset } => {
+                (ProblemKind::Image, format!("content ends early, at byte {offset}"), None)
+            }
+            Failure::BytesMax => {
+                let max = self.options.bytes_max.unwrap_or(0);
+                (ProblemKind::Limit, format!("more than {max} bytes would be written"), None)
+            }
+            Failure::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (ProblemKind::Exists, error.to_string(), error.raw_os_error())
+            }
+            Failure::Io(error) => {
+                (ProblemKind::Write, format!("cannot write: {error}"), error.raw_os_error())
+            }
+        };
+        self.problem(dir, at, kind, text, errno);
+        // What comes next would fail, too.
+        let hopeless = match failure {
+            Failure::BytesMax => true,
+            Failure::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::ReadOnlyFilesystem
+            ),
+            _ => false,
+        };
+        if hopeless {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn problem(
+        &self,
+        dir: &Dir,
+        at: Option<(&[u8], Nid)>,
+        kind: ProblemKind,
+        detail: String,
+        errno: Option<i32>,
+    ) {
+        self.problems_total.fetch_add(1, Ordering::Relaxed);
+        if !self.options.continue_on_error {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.len() < self.options.problems_max {
+            let path = dir.path();
+            let (path, nid) = match at {
+                Some((name, nid)) => (path.join(name), nid.0),
+                None => (path, dir.inode.map_or(0, |inode| inode.nid.0)),
+            };
+            problems.push(Problem { path, nid, kind, detail, errno });
+        }
+    }
+
+    /// Removes a file that is not complete.
+    fn discard(&self, fd: BorrowedFd<'_>, name: &[u8]) {
+        if !self.options.keep_broken {
+            // If it cannot be removed, the problem that led here is reported anyway.
+            let _ = ferrofs_linux::at::unlink(fd, OsStr::from_bytes(name));
+        }
+    }
+}
+
+/// Names and inodes from the root down to `path`.
+fn trail(image: &Image, path: &[u8]) -> Result<Vec<(Vec<u8>, Inode)>> {
+    let mut trail = vec![(vec![], image.inode(image.root())?)];
+    for name in path.split(|&byte| byte == b'/') {
+        if matches!(name, b"" | b".") {
+            continue;
+        }
+        let failed = |source| Error::Path { path: RawPath::from(path), source };
+        if name == b".." {
+            return Err(failed(ferrofs_image::Error::NotFound));
+        }
+        let (_, parent) = trail[trail.len() - 1];
+        let entry = image.directory(&parent).and_then(|directory| directory.lookup(name));
+        let entry = entry.and_then(|entry| entry.ok_or(ferrofs_image::Error::NotFound));
+        let inode = entry.and_then(|entry| image.inode(entry.nid)).map_err(failed)?;
+        trail.push((name.to_vec(), inode));
+    }
+    Ok(trail)
+}
+
+/// Opens the target, makes it if it is missing.
+fn open_target(target: &Path, overwrite: bool) -> Result<OwnedFd> {
+    let path = || RawPath::from(target.as_os_str().as_bytes());
+    let failed = |doing, source| Error::Io { doing, path: path(), source };
+    match std::fs::create_dir(target) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut entries = std::fs::read_dir(target).map_err(|error| failed("read", error))?;
+            if !overwrite && entries.next().is_some() {
+                return Err(Error::NotEmpty { path: path() });
+            }
+        }
+        Err(error) => return Err(failed("make directory", error)),
+    }
+    File::open(target).map(OwnedFd::from).map_err(|error| failed("open", error))
+}
