@@ -108,6 +108,17 @@ impl Nid {
     pub const fn slot(self) -> u64 {
         self.0 & !Self::METABOX_BIT
     }
+
+    /// A number for stat(2), unique in the image: the nid, folded as the kernel folds nids of the
+    /// metabox. format.md §15.
+    #[must_use]
+    pub const fn stat_ino(self) -> u64 {
+        if self.in_metabox() {
+            ((self.0 << 1) & !0xFFFF_FFFF) | (self.0 & 0x7FFF_FFFF) | (1 << 31)
+        } else {
+            self.0
+        }
+    }
 }
 
 impl fmt::Display for Nid {

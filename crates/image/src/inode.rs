@@ -86,16 +86,10 @@ impl Inode {
         bytes.saturating_add(511) >> 9
     }
 
-    /// A number for stat(2), unique in the image: the nid, folded as the kernel folds nids of the
-    /// metabox. format.md §15.
+    /// A number for stat(2): see [`Nid::stat_ino`].
     #[must_use]
     pub const fn stat_ino(&self) -> u64 {
-        let nid = self.nid.0;
-        if self.nid.in_metabox() {
-            ((nid << 1) & !0xFFFF_FFFF) | (nid & 0x7FFF_FFFF) | (1 << 31)
-        } else {
-            nid
-        }
+        self.nid.stat_ino()
     }
 }
 

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a mount could not be made or ended.
+
+use ferrofs_fuse::SessionError;
+use ferrofs_linux::MountError;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a mount could not be made or ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be opened.
+    Open {
+        /// The image or device.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The image cannot be read.
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ferrofs_image::Error,
+    },
+    /// Part of the image's data is on devices that were not given.
+    DevicesMissing {
+        /// The image.
+        path: PathBuf,
+        /// How many.
+        count: u16,
+    },
+    /// A mount option that is not known, or not for this kind of mount.
+    Option {
+        /// As it was given.
+        option: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// An option needs a mount by the kernel, which is not possible.
+    KernelOnly {
+        /// The option.
+        option: String,
+        /// Why the kernel cannot mount.
+        reason: String,
+    },
+    /// The kernel refused to mount, for a reason that is known.
+    Kernel {
+        /// The reason.
+        reason: String,
+        /// What the kernel said.
+        error: MountError,
+    },
+    /// The kernel refused to mount or unmount.
+    Mount(MountError),
+    /// FUSE does not work.
+    Session(SessionError),
+    /// Nothing is mounted there.
+    NotMounted {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// Something else of the system.
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl From<MountError> for Error {
+    fn from(error: MountError) -> Self {
+        Self::Mount(error)
+    }
+}
+
+impl From<SessionError> for Error {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { path, error } => write!(f, "cannot open {}: {error}", path.display()),
+            Self::Image { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::DevicesMissing { path, count } => write!(
+                f,
+                "{}: its data is on {count} extra device{}, which must be given",
+                path.display(),
+                if *count == 1 { "" } else { "s" }
+            ),
+            Self::Option { option, what } => write!(f, "mount option {option}: {what}"),
+            Self::KernelOnly { option, reason } => {
+                write!(f, "mount option {option}: only the kernel has it, but {reason}")
+            }
+            Self::Kernel { reason, .. } => write!(f, "the kernel cannot mount it: {reason}"),
+            Self::Mount(error) => error.fmt(f),
+            Self::Session(error) => error.fmt(f),
+            Self::NotMounted { path } => write!(f, "nothing is mounted on {}", path.display()),
+            Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Open { error, .. } | Self::Io { error, .. } => Some(error),
+            Self::Image { error, .. } => Some(error),
+            Self::Mount(error) | Self::Kernel { error, .. } => Some(error),
+            Self::Session(error) => Some(error),
+            Self::DevicesMissing { .. }
+            | Self::Option { .. }
+            | Self::KernelOnly { .. }
+            | Self::NotMounted { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An image as a file system for the FUSE server.
+//!
+//! Knows how EROFS things look through FUSE; refuses to know how requests arrive and where the image
+//! lies. Holds no table of what the kernel knows: nodes and nids are computed from each other
+//! (`node`), so that an idle mount is small however many files were looked at. What it does keep are
+//! the layouts of files read last, at most [`OPEN_FILES_MAX`], and what image and engine cache.
+
+use crate::node::{nid_of, node_of};
+use ferrofs_engine::{Engine, EngineConfig, OpenFile};
+use ferrofs_format::inode::FileType;
+use ferrofs_format::xattr::split_name;
+use ferrofs_fuse::{
+    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, StatFs, Timestamp, Whence,
+};
+use ferrofs_image::{Error, Image, Inode, Nid, Source};
+use quick_cache::sync::Cache;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Layouts of files kept, each some hundred bytes.
+const OPEN_FILES_MAX: usize = 1024;
+
+/// Longest name of a directory entry in bytes.
+const NAME_MAX: usize = 255;
+
+/// An image, served.
+pub struct ErofsFs {
+    engine: Engine,
+    files: Cache<u64, Arc<OpenFile>>,
+}
+
+impl fmt::Debug for ErofsFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErofsFs").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl ErofsFs {
+    /// Serves `image`.
+    #[must_use]
+    pub fn new(image: Arc<Image>, config: EngineConfig) -> Self {
+        Self { engine: Engine::new(image, config), files: Cache::new(OPEN_FILES_MAX) }
+    }
+
+    /// The engine that reads file data.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn image(&self) -> &Image {
+        self.engine.image()
+    }
+
+    fn node(&self, nid: Nid) -> u64 {
+        node_of(nid, self.image().root())
+    }
+
+    fn inode(&self, node: u64) -> Result<Inode, Errno> {
+        let nid = nid_of(node, self.image().root());
+        self.image().inode(nid).map_err(|error| refuse(nid, &error))
+    }
+
+    fn file(&self, node: u64) -> Result<Arc<OpenFile>, Errno> {
+        if let Some(file) = self.files.get(&node) {
+            return Ok(file);
+        }
+        let inode = self.inode(node)?;
+        let file = self.engine.open(&inode).map_err(|error| refuse(inode.nid, &error))?;
+        let file = Arc::new(file);
+        self.files.insert(node, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn attr(&self, inode: &Inode) -> Attr {
+        // EROFS stores one time; the kernel shows it as all three.
+        let nanoseconds = inode.mtime_nsec.min(999_999_999);
+        let time = Timestamp { seconds: inode.mtime, nanoseconds };
+        Attr {
+            ino: inode.stat_ino(),
+            size: inode.size,
+            blocks: inode.blocks_512(self.image()),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            mode: inode.mode.into(),
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: device_word(inode.rdev()),
+            blksize: self.image().superblock().block_bits.size(),
+        }
+    }
+}
+
+impl ReadOnlyFs for ErofsFs {
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Entry, Errno> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let directory = self.inode(parent)?;
+        let fail = |error| refuse(directory.nid, &error);
+        let found = self.image().directory(&directory).map_err(fail)?.lookup(name).map_err(fail)?;
+        let found = found.ok_or(Errno::NOENT)?;
+        let inode = self.image().inode(found.nid).map_err(|error| refuse(found.nid, &error))?;
+        Ok(Entry { node: self.node(found.nid), attr: self.attr(&inode) })
+    }
+
+    fn getattr(&self, node: u64) -> Result<Attr, Errno> {
+        Ok(self.attr(&self.inode(node)?))
+    }
+
+    fn readlink(&self, node: u64, target: &mut Vec<u8>) -> Result<(), Errno> {
+        let inode = self.inode(node)?;
+        let found = self.image().readlink(&inode).map_err(|error| refuse(inode.nid, &error))?;
+        target.extend_from_slice(&found);
+        Ok(())
+    }
+
+    fn read_into(&self, node: u64, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        let file = self.file(node)?;
+        self.engine
+            .read_into(&file, offset, buf)
+            .map_err(|error| refuse(nid_of(node, self.image().root()), &error))
+    }
+
+    fn readdir(
+        &self,
+        node: u64,
+        cookie: u64,
+        sink: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
+        let inode = self.inode(node)?;
+        let fail = |error| refuse(inode.nid, &error);
+        let directory = self.image().directory(&inode).map_err(fail)?;
+        let walked = directory.walk(cookie, |entry, next| {
+            let entry = DirEntry {
+                node: self.node(entry.nid),
+                ino: entry.nid.stat_ino(),
+                cookie: next,
+                kind: entry.file_type.map_or(FileKind::Unknown, kind),
+                name: entry.name,
+            };
+            if sink(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        walked.map_err(fail)
+    }
+
+    fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {
+        if !is_visible(name) {
+            return Err(Errno::NODATA);
+        }
+        let inode = self.inode(node)?;
+        let found = self.image().xattr(&inode, name).map_err(|error| refuse(inode.nid, &error))?;
+        value.extend_from_slice(&found.ok_or(Errno::NODATA)?);
+        Ok(())
+    }
+
+    fn listxattr(&self, node: u64, names: &mut Vec<u8>) -> Result<(), Errno> {
+        let inode = self.inode(node)?;
+        let found = self.image().xattrs(&inode).map_err(|error| refuse(inode.nid, &error))?;
+        for xattr in found.iter().filter(|xattr| xattr.visible) {
+            names.extend_from_slice(&xattr.name);
+            names.push(0);
+        }
+        Ok(())
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let image = self.image();
+        let superblock = image.superblock();
+        let extra = image.device_slots().iter().map(|slot| slot.blocks);
+        let size = superblock.block_bits.size();
+        Ok(StatFs {
+            blocks: extra.fold(superblock.blocks, u64::saturating_add),
+            files: superblock.inodes,
+            block_size: size,
+            fragment_size: size,
+            name_max: NAME_MAX as u32,
+            ..StatFs::default()
+        })
+    }
+
+    fn lseek(&self, node: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
+        let file = self.file(node)?;
+        let size = file.size();
+        if offset >= size {
+            return Err(Errno::NXIO);
+        }
+        let mut cursor = file.map().cursor(self.image());
+        let mut at = offset;
+        while at < size {
+            let nid = file.map().nid();
+            let extent = cursor.extent_at(at).map_err(|error| refuse(nid, &error))?;
+            let hole = matches!(extent.source, Source::Hole);
+            if hole == (whence == Whence::Hole) {
+                return Ok(at);
+            }
+            // Extents cover the file without gaps and none is empty: this ends.
+            at = extent.end();
+        }
+        match whence {
+            // The end of the file counts as a hole.
+            Whence::Hole => Ok(size),
+            Whence::Data => Err(Errno::NXIO),
+        }
+    }
+}
+
+/// The error number for the kernel. What is wrong with an image is also worth telling its owner.
+fn refuse(nid: Nid, error: &Error) -> Errno {
+    let errno = Errno::new(error.errno());
+    if !matches!(error, Error::NotFound | Error::NotDirectory { .. } | Error::WrongType { .. }) {
+        tracing::warn!(nid = nid.0, %error, "read failed");
+    }
+    errno
+}
+
+/// Whether Linux shows attributes of this name. format.md §6.
+fn is_visible(name: &[u8]) -> bool {
+    matches!(split_name(name).0, 1 | 2 | 3 | 4 | 6)
+}
+
+/// The kernel's 32-bit encoding of a device number.
+const fn device_word((major, minor): (u32, u32)) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
+}
+
+const fn kind(file_type: FileType) -> FileKind {
+    match file_type {
+        FileType::Regular => FileKind::Regular,
+        FileType::Directory => FileKind::Directory,
+        FileType::CharDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::Symlink => FileKind::Symlink,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_encoded_as_the_kernel_does() {
+        for ((major, minor), word) in
+            [((1, 3), 0x103), ((7, 123), 0x77b), ((4095, 0xf_ffff), u32::MAX), ((8, 256), 0x10_0800)]
+        {
+            assert_eq!(device_word((major, minor)), word, "{major}:{minor}");
+        }
+    }
+
+    #[test]
+    fn hidden_names() {
+        assert!(is_visible(b"user.x") && is_visible(b"security.selinux"));
+        assert!(is_visible(b"system.posix_acl_access"));
+        assert!(!is_visible(b"erofs.digest") && !is_visible(b"system.other"));
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mounting: puts an image, the engine, the FUSE server and the kernel's own EROFS together.
+//!
+//! [`mount`] chooses the way ([`MountMethod`]) and says why; [`ErofsFs`] is an image as a file
+//! system for the FUSE server; [`unmount`] undoes either. What the crate refuses to know: how
+//! arguments are written, and where messages go. Invariants: an image is opened and its structure
+//! looked at before anything is mounted; options are honoured or refused by name, never dropped; a
+//! FUSE mount is gone when its server ends.
+#![forbid(unsafe_code)]
+
+mod error;
+mod files;
+mod fs;
+mod kernel;
+mod mount;
+mod node;
+mod options;
+mod server;
+mod unmount;
+
+pub use error::{Error, Result};
+pub use files::ImageFiles;
+pub use fs::ErofsFs;
+pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, mount};
+pub use node::{nid_of, node_of};
+pub use options::{FuseOptions, MountOptions};
+pub use server::Server;
+pub use unmount::unmount;

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mount options as `-o` has them.
+//!
+//! Knows which options are for any mount, which for the kernel's EROFS and which for FUSE. Invariant:
+//! an option is remembered, or it is one that means nothing to a file system (those that mount(8)
+//! keeps for itself), or it is refused.
+
+use crate::{Error, Result};
+use ferrofs_fuse::SessionConfig;
+use ferrofs_linux::MountFlags;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+/// Options of a mount.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..MountOptions::default()`")]
+pub struct MountOptions {
+    /// Extra devices (`device=`), behind those given otherwise.
+    pub devices: Vec<PathBuf>,
+    /// Bytes in front of the image (`fsoffset=`).
+    pub offset: Option<u64>,
+    /// `nosuid` or `suid`; without either, FUSE ignores set-user-ID bits and the kernel does not.
+    pub nosuid: Option<bool>,
+    /// `nodev` or `dev`; without either, device nodes work on kernel mounts only.
+    pub nodev: Option<bool>,
+    /// `noexec`.
+    pub noexec: bool,
+    /// `noatime`: means nothing, since nothing is ever written, but shows in the list of mounts.
+    pub noatime: bool,
+    /// `nodiratime`.
+    pub nodiratime: bool,
+    /// `nosymfollow`: by the kernel only.
+    pub nosymfollow: bool,
+    /// Options for the kernel's EROFS.
+    pub kernel: Vec<(String, Option<String>)>,
+    /// Settings of the FUSE server.
+    pub fuse: FuseOptions,
+    /// An option that only the FUSE server has, if one was given.
+    pub fuse_only: Option<String>,
+}
+
+/// Settings of the FUSE server.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..FuseOptions::default()`")]
+pub struct FuseOptions {
+    /// Bytes of decoded file data kept in memory.
+    pub cache_bytes: u64,
+    /// Most worker threads; `None` goes by the number of cores.
+    pub threads_max: Option<usize>,
+    /// Lets other users in. `None`: if root mounts.
+    pub allow_other: Option<bool>,
+    /// Each worker has its own channel to the kernel.
+    pub clone_fd: bool,
+    /// Largest read in bytes.
+    pub max_read: Option<u32>,
+    /// What the list of mounts shows as source, instead of the image's path.
+    pub fsname: Option<String>,
+    /// What the list of mounts shows after "fuse." as type.
+    pub subtype: Option<String>,
+}
+
+impl Default for FuseOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: ferrofs_engine::EngineConfig::default().cache_bytes,
+            threads_max: None,
+            allow_other: None,
+            clone_fd: false,
+            max_read: None,
+            fsname: None,
+            subtype: None,
+        }
+    }
+}
+
+/// Options that mount(8) and the init system keep for themselves, or that say what is so anyway.
+const MEANINGLESS: [&str; 30] = [
+    "defaults", "ro", "rw", "exec", "atime", "relatime", "norelatime", "strictatime", "diratime",
+    "symfollow", "sync", "async", "dirsync", "silent", "loud", "lazytime", "nolazytime", "auto",
+    "noauto", "nofail", "_netdev", "owner", "group", "iversion", "noiversion", "mand", "nomand",
+    "nouser", "loop", "nostrictatime",
+];
+
+/// Options of the kernel's EROFS that go to it as they are.
+const OF_KERNEL: [&str; 12] = [
+    "user_xattr", "nouser_xattr", "acl", "noacl", "cache_strategy", "dax", "directio", "fsid",
+    "domain_id", "inode_share", "source", "context",
+];
+
+impl MountOptions {
+    /// Adds options, separated by commas.
+    pub fn add(&mut self, text: &OsStr) -> Result<()> {
+        for option in text.as_bytes().split(|&byte| byte == b',').filter(|part| !part.is_empty()) {
+            self.add_one(option)?;
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, option: &[u8]) -> Result<()> {
+        let (name, value) = match option.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&option[..at], Some(&option[at + 1..])),
+            None => (option, None),
+        };
+        let refuse = |what| {
+            let option = String::from_utf8_lossy(option).into_owned();
+            Err(Error::Option { option, what })
+        };
+        let Ok(name) = str::from_utf8(name) else { return refuse("not known") };
+        // A device may have any name; the other values are plain text.
+        if name == "device" {
+            let Some(value) = value else { return refuse("needs a value") };
+            self.devices.push(OsString::from_vec(value.to_vec()).into());
+            return Ok(());
+        }
+        let value = match value.map(str::from_utf8) {
+            Some(Ok(value)) => Some(value),
+            Some(Err(_)) => return refuse("its value is not text"),
+            None => None,
+        };
+        if self.add_flag(name, value) {
+            return Ok(());
+        }
+        match (name, value) {
+            ("fsoffset", Some(value)) => match value.parse() {
+                Ok(offset) => self.offset = Some(offset),
+                Err(_) => return refuse("its value is not a number of bytes"),
+            },
+            ("remount", _) => return refuse("remounting is not possible; use mount(8)"),
+            (name, None) if MEANINGLESS.contains(&name) => {}
+            (name, _) if name.starts_with("x-") || name == "comment" => {}
+            (name, value) if OF_KERNEL.contains(&name) => {
+                self.kernel.push((name.to_owned(), value.map(str::to_owned)));
+            }
+            (name, value) => match self.add_fuse(name, value) {
+                Some(true) => self.fuse_only = Some(name.to_owned()),
+                Some(false) => return refuse("its value makes no sense"),
+                None => return refuse("not known"),
+            },
+        }
+        Ok(())
+    }
+
+    /// Attributes of the mount point. Whether it was one.
+    fn add_flag(&mut self, name: &str, value: Option<&str>) -> bool {
+        if value.is_some() {
+            return false;
+        }
+        match name {
+            "nosuid" => self.nosuid = Some(true),
+            "suid" => self.nosuid = Some(false),
+            "nodev" => self.nodev = Some(true),
+            "dev" => self.nodev = Some(false),
+            "noexec" => self.noexec = true,
+            "noatime" => self.noatime = true,
+            "nodiratime" => self.nodiratime = true,
+            "nosymfollow" => self.nosymfollow = true,
+            // What mount(8) makes of these two.
+            "user" | "users" => {
+                self.nosuid.get_or_insert(true);
+                self.nodev.get_or_insert(true);
+                self.noexec = true;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Settings of the FUSE server, by libfuse's names where it has them. `None`: not known;
+    /// `Some(false)`: a bad value.
+    fn add_fuse(&mut self, name: &str, value: Option<&str>) -> Option<bool> {
+        fn number<T: std::str::FromStr>(value: Option<&str>, to: &mut Option<T>) -> bool {
+            *to = value.and_then(|value| value.parse().ok());
+            to.is_some()
+        }
+        let fuse = &mut self.fuse;
+        Some(match (name, value) {
+            ("allow_other", None) => {
+                fuse.allow_other = Some(true);
+                true
+            }
+            ("clone_fd", None) => {
+                fuse.clone_fd = true;
+                true
+            }
+            // So it is always: attributes and names are kept for ever, permissions checked.
+            ("default_permissions" | "kernel_cache" | "auto_cache" | "nonempty", None) => true,
+            ("max_threads", value) => number(value, &mut fuse.threads_max),
+            // Idle threads end by themselves.
+            ("max_idle_threads", Some(_)) => true,
+            ("max_read", value) => number(value, &mut fuse.max_read),
+            ("cache_bytes", value) => {
+                let mut bytes = None;
+                let good = number(value, &mut bytes);
+                fuse.cache_bytes = bytes.unwrap_or(fuse.cache_bytes);
+                good
+            }
+            ("fsname", Some(value)) => {
+                fuse.fsname = Some(value.to_owned());
+                true
+            }
+            ("subtype", Some(value)) => {
+                fuse.subtype = Some(value.to_owned());
+                true
+            }
+            _ => return None,
+        })
+    }
+
+    /// Attributes of a mount by the kernel.
+    pub(crate) fn kernel_flags(&self) -> MountFlags {
+        MountFlags {
+            nosuid: self.nosuid.unwrap_or(false),
+            nodev: self.nodev.unwrap_or(false),
+            noexec: self.noexec,
+            noatime: self.noatime,
+            nodiratime: self.nodiratime,
+            nosymfollow: self.nosymfollow,
+        }
+    }
+
+    /// Settings of a FUSE session for `source`.
+    pub(crate) fn session(&self, source: &str) -> SessionConfig {
+        let root = rustix::process::geteuid().is_root();
+        let mut config = SessionConfig {
+            allow_other: self.fuse.allow_other.unwrap_or(root),
+            nosuid: self.nosuid.unwrap_or(true),
+            nodev: self.nodev.unwrap_or(true),
+            noexec: self.noexec,
+            clone_fd: self.fuse.clone_fd,
+            ..SessionConfig::default()
+        };
+        let fsname = self.fuse.fsname.as_deref().unwrap_or(source);
+        // What a line of /proc/mounts can show.
+        let visible = |c: char| if c.is_control() { '?' } else { c };
+        config.fsname = fsname.chars().map(visible).collect();
+        if let Some(threads) = self.fuse.threads_max {
+            config.threads_max = threads;
+        }
+        if let Some(max_read) = self.fuse.max_read {
+            config.max_read = max_read;
+        }
+        if let Some(subtype) = &self.fuse.subtype {
+            config.subtype = Some(subtype.clone());
+        }
+        config
+    }
+
+    /// Why FUSE cannot honour these options.
+    pub(crate) fn not_for_fuse(&self) -> Option<Error> {
+        let what = "only mounts by the kernel have it";
+        if self.nosymfollow {
+            return Some(Error::Option { option: String::from("nosymfollow"), what });
+        }
+        let (name, _) = self.kernel.first()?;
+        Some(Error::Option { option: name.clone(), what })
+    }
+
+    /// Why the kernel cannot honour these options.
+    pub(crate) fn not_for_kernel(&self) -> Option<Error> {
+        let option = self.fuse_only.clone()?;
+        Some(Error::Option { option, what: "only mounts by FUSE have it" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountOptions> {
+        let mut options = MountOptions::default();
+        options.add(OsStr::new(text)).map(|()| options)
+    }
+
+    #[test]
+    fn every_option_finds_its_place() {
+        let options = parse(
+            "ro,nosuid,dev,noatime,device=/a b,device=c=d,fsoffset=8192,cache_strategy=disabled,\
+             x-systemd.automount,,user_xattr",
+        )
+        .unwrap();
+        assert_eq!((options.nosuid, options.nodev), (Some(true), Some(false)));
+        assert!(options.noatime && !options.noexec);
+        assert_eq!(options.devices, [PathBuf::from("/a b"), PathBuf::from("c=d")]);
+        assert_eq!(options.offset, Some(8192));
+        let value = Some(String::from("disabled"));
+        let expected = [(String::from("cache_strategy"), value), (String::from("user_xattr"), None)];
+        assert_eq!(options.kernel, expected);
+        assert!(options.not_for_fuse().is_some() && options.not_for_kernel().is_none());
+    }
+
+    #[test]
+    fn settings_of_fuse() {
+        let options = parse("allow_other,max_threads=3,fsname=x,noexec,cache_bytes=0").unwrap();
+        let config = options.session("y");
+        assert!(config.allow_other && config.noexec && config.nosuid);
+        assert_eq!((config.threads_max, config.fsname.as_str()), (3, "x"));
+        assert_eq!(options.fuse.cache_bytes, 0);
+        assert!(options.not_for_kernel().is_some() && options.not_for_fuse().is_none());
+        assert_eq!(parse("suid").unwrap().session("a\nb").fsname, "a?b");
+    }
+
+    #[test]
+    fn others_are_refused_by_name() {
+        for text in ["bogus", "nosuid=1", "fsoffset=x", "device", "remount", "max_threads=many"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+}
