@@ -110,13 +110,12 @@ impl Header {
         }
         if let (true, Some(configs)) = (zone.compressed, &self.configs) {
             incompat.insert(IncompatFeatures::LZ4_0PADDING);
-            match configs.lz4 {
+            if let Some(Lz4Config { max_distance, max_pcluster_blocks: 1 }) = configs.lz4 {
                 // What kernels since 5.4 know.
-                Some(Lz4Config { max_distance, max_pcluster_blocks: 1 }) => u1 = max_distance,
-                _ => {
-                    incompat.insert(IncompatFeatures::COMPR_CFGS);
-                    u1 = configs.bitmap();
-                }
+                u1 = max_distance;
+            } else {
+                incompat.insert(IncompatFeatures::COMPR_CFGS);
+                u1 = configs.bitmap();
             }
         }
         if zone.chunks {

@@ -4,7 +4,6 @@
 use core::ops::Range;
 use std::collections::VecDeque;
 
-use ferrofs_format::BlockBits;
 use ferrofs_tree::{Content, FileData, InodeId, Source, Tree};
 
 use crate::segment::Extent;
@@ -133,7 +132,7 @@ impl<'a> Jobs<'a> {
                 self.files.next();
                 continue;
             };
-            let small = size <= self.options.segment_size() && !self.may_be_sparse(size, sparse);
+            let small = size <= self.options.segment_size() && !may_be_sparse(size, sparse);
             let full = bytes + size > BATCH_BYTES || batch.len() >= BATCH_FILES;
             if !batch.is_empty() && (full || !small) {
                 return Ok(Some(self.job(Work::Files(batch))));
@@ -148,13 +147,9 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    fn may_be_sparse(&self, size: u64, sparse: bool) -> bool {
-        sparse && size >= sparse::SIZE_MIN && self.options.chunks.is_none()
-    }
-
     /// Prepares the jobs of a file that is cut, or has holes.
     fn large(&mut self, file: InodeId, size: u64, sparse: bool) -> Result<Option<SparsePlan>> {
-        if self.may_be_sparse(size, sparse) {
+        if may_be_sparse(size, sparse) {
             let mut data = self.source.open(self.tree, file)?;
             let compressed = self.options.compression.is_some();
             let ranges = ranges(&mut *data)?;
@@ -210,6 +205,10 @@ impl<'a> Jobs<'a> {
     }
 }
 
+fn may_be_sparse(size: u64, sparse: bool) -> bool {
+    sparse && size >= sparse::SIZE_MIN
+}
+
 fn ranges(data: &mut dyn FileData) -> Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut at = 0;
@@ -219,9 +218,4 @@ fn ranges(data: &mut dyn FileData) -> Result<Vec<Range<u64>>> {
     }
     data.verify()?;
     Ok(ranges)
-}
-
-/// Bytes of a piece of `len` bytes that are inlined when tails are.
-pub(crate) fn tail_len(bits: BlockBits, len: u64) -> u64 {
-    bits.offset_in_block(len)
 }

@@ -159,7 +159,7 @@ impl Metadata<'_> {
         let mut own_blocks = 0u64;
         let mut pool = 0;
         for &id in &self.plan.order {
-            let split = self.split(id).map_err(|error| self.name(id, error))?;
+            let split = self.split(id);
             inodes[id.index()] = packer.place(self.shape(id, split));
             blocks[id.index()] = own_blocks;
             own_blocks += split.blocks;
@@ -190,7 +190,7 @@ impl Metadata<'_> {
         Shape { head, tail: split.tail, together: split.together }
     }
 
-    fn split(&self, id: InodeId) -> Result<Split> {
+    fn split(&self, id: InodeId) -> Split {
         let none = Split {
             size: 0,
             layout: Layout::FlatPlain,
@@ -199,12 +199,12 @@ impl Metadata<'_> {
             blocks: 0,
             together: false,
         };
-        Ok(match self.tree.content(id) {
+        match self.tree.content(id) {
             Content::Directory(_) => self.split_own(id, self.packer(id).size(), false),
             Content::Symlink(target) => self.split_own(id, target.len() as u64, true),
-            Content::File { size, .. } => self.split_file(id, size)?,
+            Content::File { size, .. } => self.split_file(id, size),
             _ => none,
-        })
+        }
     }
 
     /// Content that the metadata phase itself writes.
@@ -233,19 +233,14 @@ impl Metadata<'_> {
         split
     }
 
-    fn split_file(&self, id: InodeId, size: u64) -> Result<Split> {
+    fn split_file(&self, id: InodeId, size: u64) -> Split {
         let body = self.plan.body_len(self.tree, id, size);
         let plain =
             Split { size, layout: Layout::FlatPlain, area: 0, tail: 0, blocks: 0, together: false };
-        Ok(match self.written.bodies[id.index()] {
+        match self.written.bodies[id.index()] {
             Body::None => plain,
             Body::Flat { tail, .. } if tail.len == 0 => plain,
             Body::Flat { tail, .. } => {
-                let shape = Shape { head: body, tail: u64::from(tail.len), together: false };
-                if !shape.fits(self.bits()) {
-                    // The tail goes to a block of its own only if the file has no other.
-                    return Ok(Split { blocks: self.bits().blocks_for(size), ..plain });
-                }
                 Split { layout: Layout::FlatInline, tail: u64::from(tail.len), ..plain }
             }
             Body::Compressed { index, .. } => {
@@ -258,7 +253,7 @@ impl Metadata<'_> {
                 let area = body.next_multiple_of(unit) - body + len;
                 Split { layout: Layout::Chunk, area, ..plain }
             }
-        })
+        }
     }
 
     fn packer(&self, id: InodeId) -> DirPacker {
@@ -293,7 +288,7 @@ impl Metadata<'_> {
         out: &mut Vec<u8>,
         report: &mut BuildReport,
     ) -> Result<()> {
-        let split = self.split(id)?;
+        let split = self.split(id);
         let record = self.record(id, split, places, chunk_rules)?;
         if !record.is_extended() {
             report.compact_inodes += 1;
@@ -350,9 +345,7 @@ impl Metadata<'_> {
             (Content::Fifo | Content::Socket, _) => (0, 0),
             (_, Body::Compressed { blocks, .. }) => (blocks, 0),
             (_, Body::Chunks { bits, .. }) => (u32::from(chunk_rules.format(bits).emit()), 0),
-            (Content::File { .. }, Body::Flat { start: block, .. }) if split.blocks == 0 => {
-                start(block)?
-            }
+            (_, Body::Flat { start: block, .. }) => start(block)?,
             _ => start((split.blocks > 0).then_some(own))?,
         };
         let file_type = file_type(inode.file_type());
@@ -374,16 +367,12 @@ impl Metadata<'_> {
             },
             u,
             u_high,
-            ino: self.serial(id, places),
+            // A number for programs that cannot take 64 bits.
+            ino: places.nid(id).0 as u32,
             uid: metadata.uid,
             gid: metadata.gid,
             nlink: inode.nlink(),
         })
-    }
-
-    /// A number for programs that cannot take 64 bits.
-    fn serial(&self, id: InodeId, places: &Places) -> u32 {
-        places.nid(id).0 as u32
     }
 
     /// Content of a directory.
@@ -398,10 +387,10 @@ impl Metadata<'_> {
         Ok(content)
     }
 
-    /// Whole blocks of directories and symlinks, and of files whose tails fit nowhere else.
+    /// Whole blocks of directories and symlinks.
     fn emit_blocks(&self, places: &Places, stream: &mut Stream<'_>) -> Result<()> {
         for &id in &self.plan.order {
-            let split = self.split(id)?;
+            let split = self.split(id);
             if split.blocks == 0 {
                 continue;
             }
@@ -410,28 +399,11 @@ impl Metadata<'_> {
             match self.tree.content(id) {
                 Content::Directory(_) => stream.put(at, &self.directory(id, places)?[..whole])?,
                 Content::Symlink(target) => stream.put(at, &target[..whole])?,
-                _ => {
-                    let mut content = Vec::new();
-                    self.read_back(id, &mut content)?;
-                    stream.put(at, &content)?;
-                }
+                _ => {}
             }
         }
-        stream.pad_to(places.end)
-    }
-
-    /// Content of a file stored flat, from where it was written first.
-    fn read_back(&self, id: InodeId, out: &mut Vec<u8>) -> Result<()> {
-        let Body::Flat { start, tail } = self.written.bodies[id.index()] else { return Ok(()) };
-        let size = match self.tree.content(id) {
-            Content::File { size, .. } => size,
-            _ => 0,
-        };
-        out.resize((size - u64::from(tail.len)) as usize, 0);
-        if let Some(block) = start {
-            self.image.read_at(out, u64::from(block) << self.bits().bits())?;
-        }
-        self.written.spool.read(tail, out)
+        stream.pad_to(places.end);
+        Ok(())
     }
 }
 
@@ -465,7 +437,7 @@ impl<'a> Stream<'a> {
     }
 
     fn put(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
-        self.pad_to(at)?;
+        self.pad_to(at);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_SIZE {
             self.flush()?;
@@ -473,12 +445,11 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn pad_to(&mut self, at: u64) -> Result<()> {
+    fn pad_to(&mut self, at: u64) {
         let end = self.at + self.buffer.len() as u64;
         debug_assert!(at >= end, "{at} < {end}");
         // Gaps are smaller than a block.
         self.buffer.resize(self.buffer.len() + (at - end) as usize, 0);
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {

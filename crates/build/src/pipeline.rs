@@ -81,7 +81,7 @@ impl Data<'_> {
         let (spare, spare_receiver) = bounded(self.options.workers.get() * 2);
         let mut workers = Vec::new();
         for _ in 0..self.options.workers.get() {
-            workers.push(Worker::new(self.tree, self.source, self.options)?);
+            workers.push(Worker::new(self.tree, self.source, self.options, self.plan)?);
         }
         std::thread::scope(|scope| {
             for mut worker in workers {
@@ -91,14 +91,14 @@ impl Data<'_> {
             }
             drop((jobs, results, spare_receiver));
             let ends = Ends { jobs: job_sender, results: result_receiver, spare };
-            self.coordinate(ends, &mut writer, progress)
+            self.coordinate(&ends, &mut writer, progress)
         })?;
-        writer.finish()
+        Ok(writer.finish())
     }
 
     fn coordinate(
         &self,
-        ends: Ends,
+        ends: &Ends,
         writer: &mut Writer<'_>,
         progress: &mut dyn Progress,
     ) -> Result<()> {
@@ -107,32 +107,13 @@ impl Data<'_> {
         let mut errors = Vec::new();
         let mut waiting: BTreeMap<u64, Outcome> = BTreeMap::new();
         loop {
-            while errors.is_empty() && flight.held.is_some() | !flight.exhausted {
-                if flight.held.is_none() {
-                    match jobs.next() {
-                        Ok(None) => flight.exhausted = true,
-                        Ok(Some(Next::Job(job))) => flight.held = Some(job),
-                        Ok(Some(Next::Sparse(file, plan))) => writer.expect_sparse(file, plan)?,
-                        Err(error) => errors.push(error),
-                    }
-                    continue;
-                }
-                if flight.jobs > 0
-                    && flight
-                        .held
-                        .as_ref()
-                        .is_some_and(|job| flight.cost + job.cost > self.options.memory)
-                {
-                    break;
-                }
-                if let Some(job) = flight.held.take() {
-                    flight.jobs += 1;
-                    flight.cost += job.cost;
-                    ends.jobs.send(job).map_err(|_| Error::Worker)?;
-                }
+            if errors.is_empty()
+                && let Err(error) = self.hand_out(&mut jobs, &mut flight, ends, writer)
+            {
+                errors.push(error);
             }
             if flight.jobs == 0 {
-                break;
+                return first_of(errors);
             }
             let outcome = ends.results.recv().map_err(|_| Error::Worker)?;
             waiting.insert(outcome.number, outcome);
@@ -152,7 +133,37 @@ impl Data<'_> {
                 }
             }
         }
-        first_of(errors)
+    }
+
+    /// Hands out jobs as long as there are some and memory for them.
+    fn hand_out(
+        &self,
+        jobs: &mut Jobs<'_>,
+        flight: &mut Flight,
+        ends: &Ends,
+        writer: &mut Writer<'_>,
+    ) -> Result<()> {
+        loop {
+            let job = match flight.held.take() {
+                Some(job) => job,
+                None => match jobs.next()? {
+                    None => return Ok(()),
+                    Some(Next::Job(job)) => job,
+                    Some(Next::Sparse(file, plan)) => {
+                        writer.expect_sparse(file, plan)?;
+                        continue;
+                    }
+                },
+            };
+            // One job runs whatever it costs.
+            if flight.jobs > 0 && flight.cost + job.cost > self.options.memory {
+                flight.held = Some(job);
+                return Ok(());
+            }
+            flight.jobs += 1;
+            flight.cost += job.cost;
+            ends.jobs.send(job).map_err(|_| Error::Worker)?;
+        }
     }
 }
 
@@ -172,7 +183,6 @@ struct Flight {
     next: u64,
     /// Cut, but there is no memory for it yet.
     held: Option<Job>,
-    exhausted: bool,
 }
 
 /// All errors of the source, or the first of another kind.
@@ -244,15 +254,15 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn finish(self) -> Result<Written> {
+    fn finish(self) -> Written {
         debug_assert!(self.sparse.is_empty() && self.current.is_none());
-        Ok(Written {
+        Written {
             bodies: self.bodies,
             spool: self.spool,
             end: self.next,
             blob_blocks: self.blob_next,
             digest: self.digest.unwrap_or(0),
-        })
+        }
     }
 
     fn size(&self, file: InodeId) -> u64 {
@@ -294,7 +304,12 @@ impl<'a> Writer<'a> {
             };
             let tail = &output.tails[tail_at..tail_at + tail_len];
             tail_at += tail_len;
-            self.piece(piece, block, bytes, tail)?;
+            let first = if chunked { self.chunk_end() } else { block };
+            if chunked && matches!(piece.kind, Kind::Plain { .. }) {
+                // A file with holes; it keeps its own kind of chunks.
+                self.write_chunks(bytes)?;
+            }
+            self.piece(piece, first, bytes, tail)?;
             block += piece.blocks;
         }
         if !chunked {

@@ -11,6 +11,9 @@
 //! * it is not to be compressed, and at least [`PLAIN_HOLES_MIN`] bytes and a quarter of it are
 //!   holes.
 //!
+//! The last rule also holds where chunks are asked for; such a file then has chunks of its own size,
+//! which are not compared with others.
+//!
 //! All others are read and stored like any file. The chunk size is the one with the least sum of
 //! stored data and map.
 

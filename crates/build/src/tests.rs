@@ -1,1 +1,230 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whole builds: random trees parsed back by [`read`], which knows the format crate's parsers and
+//! nothing of how an image is made; and a mount by the kernel.
+
+mod kernel;
+mod model;
+mod read;
+
+use core::num::NonZeroUsize;
+use std::path::Path;
+
+use ferrofs_codec::Method;
+use ferrofs_format::BlockBits;
+use proptest::prelude::*;
+
+use crate::{
+    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Error, InodeForm, Phase,
+    Progress, Silent, Target, Uuid, XattrOptions, build,
+};
+use model::{Dice, Model};
+
+/// Builds into a directory of its own; gives the image's and the blob's bytes.
+fn make(model: &Model, options: &BuildOptions, blob: bool) -> (Vec<u8>, Vec<u8>, BuildReport) {
+    let directory = tempfile::tempdir().unwrap();
+    let (image, blob_path) = (directory.path().join("image"), directory.path().join("blob"));
+    let target = Target { image: &image, blob: blob.then_some(&*blob_path) };
+    let (tree, source) = model.tree();
+    let report = build(&tree, &source, options, target, &mut Silent).unwrap();
+    let read = |path: &Path| if path.exists() { std::fs::read(path).unwrap() } else { Vec::new() };
+    (read(&image), read(&blob_path), report)
+}
+
+fn random_options(dice: &mut Dice) -> (BuildOptions, bool) {
+    let bits = BlockBits::new(9 + dice.below(6) as u8).unwrap();
+    let mut options = BuildOptions {
+        block_bits: bits,
+        inline_tails: dice.below(4) > 0,
+        checksum: dice.below(4) > 0,
+        ignore_mtime: dice.below(4) == 0,
+        uuid: if dice.below(2) == 0 { Uuid::Content } else { Uuid::Given([7; 16]) },
+        volume_name: b"volume"[..dice.below(7) as usize].to_vec(),
+        workers: NonZeroUsize::new(1 + dice.below(3) as usize).unwrap(),
+        ..BuildOptions::default()
+    };
+    if dice.below(3) == 0 {
+        options.inode_form = InodeForm::Extended;
+    }
+    if dice.below(3) == 0 {
+        options.build_time = Some(1_700_000_000);
+    }
+    options.xattrs = match dice.below(8) {
+        0 => None,
+        n => Some(XattrOptions {
+            shared_above: n % 3,
+            name_filter: n % 2 == 0,
+            prefixes: if n > 4 {
+                vec![b"user.long.".to_vec(), b"trusted.".to_vec()]
+            } else {
+                vec![]
+            },
+        }),
+    };
+    let blob = match dice.below(3) {
+        0 => {
+            let entries = [ChunkEntries::Auto, ChunkEntries::Map, ChunkEntries::Indexes];
+            options.chunks = Some(Chunks {
+                size: bits.size() << dice.below(3),
+                entries: entries[dice.below(3) as usize],
+            });
+            dice.below(2) == 0
+        }
+        1 => {
+            let methods = [
+                Method::Lz4,
+                Method::Lz4Hc { level: 3 },
+                Method::Zstd { level: 1, window_log: None },
+                Method::Deflate { level: 1 },
+                Method::Lzma { level: 0, extreme: false, dict_size: None },
+            ];
+            options.compression = Some(Compression {
+                method: methods[dice.below(5) as usize],
+                pcluster_size: bits.size() * (1 + dice.below(16) as u32),
+                legacy_indexes: dice.below(2) == 0,
+            });
+            false
+        }
+        _ => false,
+    };
+    (options, blob)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+    #[test]
+    fn what_is_built_is_what_was_there(seed: u64) {
+        let mut dice = Dice::new(seed);
+        let (mut options, blob) = random_options(&mut dice);
+        let model = Model::random(&mut dice);
+        let (image, blob_bytes, report) = make(&model, &options, blob);
+        let back = read::Image::open(&image, &blob_bytes).model();
+        model.assert_same(&back, &options);
+        prop_assert_eq!(report.image_bytes, image.len() as u64);
+        prop_assert_eq!(report.files + report.directories + report.symlinks + report.special,
+            report.inodes);
+        options.workers = NonZeroUsize::new(4).unwrap();
+        options.memory = 1;
+        let (again, again_blob, _) = make(&model, &options, blob);
+        prop_assert!(image == again && blob_bytes == again_blob, "workers and memory show");
+    }
+}
+
+#[test]
+fn large_files_are_cut_and_come_back() {
+    let mut dice = Dice::new(5);
+    let mut model = Model::default();
+    model.file("text", dice.bytes(20 << 20, 3));
+    model.file("noise", dice.bytes(17 << 20, 256));
+    model.file("zeros", vec![0; 40 << 20]);
+    let compression =
+        |method, pcluster_size| Some(Compression { method, pcluster_size, legacy_indexes: false });
+    let chunks = |size| Some(Chunks { size, entries: ChunkEntries::Auto });
+    let plain = BuildOptions { uuid: Uuid::Clear, ..BuildOptions::default() };
+    let cases = [
+        plain.clone(),
+        BuildOptions { compression: compression(Method::Lz4, 4096), ..plain.clone() },
+        BuildOptions { compression: compression(Method::Lz4, 1 << 20), ..plain.clone() },
+        BuildOptions { chunks: chunks(4096), ..plain.clone() },
+        BuildOptions { chunks: chunks(32 << 20), ..plain },
+    ];
+    for options in cases {
+        let (image, _, _) = make(&model, &options, false);
+        model.assert_same(&read::Image::open(&image, &[]).model(), &options);
+        let one = BuildOptions { workers: NonZeroUsize::MIN, ..options };
+        assert!(make(&model, &one, false).0 == image, "workers show");
+    }
+}
+
+#[test]
+fn equal_chunks_are_stored_once() {
+    let mut dice = Dice::new(1);
+    let content = dice.bytes(64 << 10, 256);
+    let mut model = Model::default();
+    model.file("a", content.clone());
+    model.file("b", [&content[4096..], &content[..4096], &[0; 8192]].concat());
+    let chunks = Some(Chunks { size: 4096, entries: ChunkEntries::Auto });
+    let options = BuildOptions { chunks, ..BuildOptions::default() };
+    let (_, blob, report) = make(&model, &options, true);
+    assert_eq!(blob.len(), 64 << 10);
+    assert_eq!((report.deduplicated_bytes, report.hole_bytes), (64 << 10, 8192));
+}
+
+#[test]
+fn the_epoch_makes_most_inodes_small() {
+    let mut model = Model::default();
+    for name in ["a", "b", "c"] {
+        model.file(name, vec![1]);
+    }
+    let (_, _, report) = make(&model, &BuildOptions::default(), false);
+    assert_eq!((report.inodes, report.compact_inodes), (4, 4));
+    let late = BuildOptions { build_time: Some(i64::from(u32::MAX)), ..BuildOptions::default() };
+    assert_eq!(make(&model, &late, false).2.compact_inodes, 0);
+}
+
+#[test]
+fn a_failing_build_leaves_everything_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::write(&image, b"precious").unwrap();
+    let mut model = Model::default();
+    model.file("good", vec![1; 10]);
+    model.file("bad", vec![2; 10]);
+    let (tree, mut source) = model.tree();
+    source.fail = true;
+    let target = Target { image: &image, blob: None };
+    let result = build(&tree, &source, &BuildOptions::default(), target, &mut Silent);
+    assert!(matches!(result, Err(Error::Source(_))), "{result:?}");
+    assert_eq!(std::fs::read(&image).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn impossible_options_are_refused_before_anything_is_touched() {
+    let compression = |pcluster_size| {
+        Some(Compression { method: Method::Lz4, pcluster_size, legacy_indexes: false })
+    };
+    let chunks = |size| Some(Chunks { size, entries: ChunkEntries::Auto });
+    let plain = BuildOptions::default();
+    let small = BlockBits::new(9).unwrap();
+    let long = XattrOptions { prefixes: vec![vec![b'p'; 256]], ..XattrOptions::default() };
+    let bad = [
+        BuildOptions { compression: compression(5000), ..plain.clone() },
+        BuildOptions { compression: compression(2 << 20), ..plain.clone() },
+        BuildOptions { compression: compression(1 << 20), block_bits: small, ..plain.clone() },
+        BuildOptions { compression: compression(4096), chunks: chunks(4096), ..plain.clone() },
+        BuildOptions { chunks: chunks(12288), ..plain.clone() },
+        BuildOptions { chunks: chunks(2048), ..plain.clone() },
+        BuildOptions { volume_name: vec![b'v'; 16], ..plain.clone() },
+        BuildOptions { xattrs: Some(long), ..plain },
+    ];
+    let (tree, source) = Model::default().tree();
+    for options in bad {
+        let target = Target { image: Path::new("/nonexistent/image"), blob: None };
+        let result = build(&tree, &source, &options, target, &mut Silent);
+        assert!(matches!(result, Err(Error::Options(_))), "{result:?}");
+    }
+}
+
+#[test]
+fn progress_ends_where_it_said() {
+    #[derive(Default)]
+    struct Log(Vec<Phase>, crate::Done);
+    impl Progress for Log {
+        fn phase(&mut self, phase: Phase) {
+            self.0.push(phase);
+        }
+        fn advance(&mut self, done: crate::Done) {
+            self.1 = done;
+        }
+    }
+    let model = Model::random(&mut Dice::new(3));
+    let (tree, source) = model.tree();
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let target = Target { image: &image, blob: None };
+    let mut log = Log::default();
+    build(&tree, &source, &BuildOptions::default(), target, &mut log).unwrap();
+    assert_eq!(log.0, [Phase::Plan, Phase::Data, Phase::Metadata, Phase::Finish]);
+    assert_eq!((log.1.bytes, log.1.files), (log.1.bytes_total, log.1.files_total));
+    assert!(log.1.files > 0);
+}

@@ -11,7 +11,9 @@ use ferrofs_format::BlockBits;
 use ferrofs_tree::{Content, InodeId, Source, Tree};
 
 use crate::index::IndexRules;
-use crate::job::{ChunkPiece, How, Job, Kind, Outcome, Output, Piece, Work, tail_len};
+use crate::job::{ChunkPiece, How, Job, Kind, Outcome, Output, Piece, Work};
+use crate::layout::Shape;
+use crate::plan::Plan;
 use crate::segment::Compressor;
 use crate::{BuildOptions, Error, Result};
 
@@ -20,6 +22,7 @@ pub(crate) struct Worker<'a> {
     tree: &'a Tree,
     source: &'a dyn Source,
     options: &'a BuildOptions,
+    plan: &'a Plan,
     compressor: Option<Compressor>,
     rules: Option<IndexRules>,
     /// Input of the compressor.
@@ -31,6 +34,7 @@ impl<'a> Worker<'a> {
         tree: &'a Tree,
         source: &'a dyn Source,
         options: &'a BuildOptions,
+        plan: &'a Plan,
     ) -> Result<Self> {
         let compressor = match &options.compression {
             None => None,
@@ -41,7 +45,7 @@ impl<'a> Worker<'a> {
             }
         };
         let rules = options.compression.as_ref().map(|compression| compression.rules(options));
-        Ok(Self { tree, source, options, compressor, rules, input: Vec::new() })
+        Ok(Self { tree, source, options, plan, compressor, rules, input: Vec::new() })
     }
 
     /// Works until there are no more jobs. `spare` gives used buffers back.
@@ -136,15 +140,23 @@ impl<'a> Worker<'a> {
 
     /// Makes whole blocks and a tail of the bytes of a file that begin at `at`.
     fn finish_plain(&self, file: InodeId, at: usize, output: &mut Output) {
-        let bits = self.options.block_bits;
         let len = output.data.len() - at;
-        let tail = if self.options.inline_tails { tail_len(bits, len as u64) as usize } else { 0 };
+        let tail = self.tail_len(file, len as u64) as usize;
         let end = output.data.len() - tail;
         output.tails.extend_from_slice(&output.data[end..]);
         output.data.truncate(end);
         let blocks = self.pad(at, output);
         let kind = Kind::Plain { tail: tail as u32 };
         output.pieces.push(Piece { file, blocks, kind, last: true });
+    }
+
+    /// Bytes of a file that go beside its inode.
+    fn tail_len(&self, file: InodeId, len: u64) -> u64 {
+        let bits = self.options.block_bits;
+        let tail = bits.offset_in_block(len);
+        let head = self.plan.body_len(self.tree, file, len);
+        let fits = Shape { head, tail, together: false }.fits(bits);
+        if self.options.inline_tails && fits { tail } else { 0 }
     }
 
     /// Fills the last block since `at` with zeros; says how many blocks there are.

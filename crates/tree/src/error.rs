@@ -56,7 +56,7 @@ pub enum Error {
     /// Several of the above.
     Several {
         /// The first ones, in the order in which they were met.
-        errors: Vec<Error>,
+        errors: Vec<Self>,
         /// How many more there were.
         more: u64,
     },
