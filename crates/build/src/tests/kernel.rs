@@ -20,11 +20,35 @@ use crate::{
 /// A loop mount that ends with the test, however that ends.
 struct Mounted(PathBuf);
 
+/// A loop device that ends with the test.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path) -> Result<Self, String> {
+        let output = Command::new("losetup")
+            .args(["--find", "--show", "--read-only"])
+            .arg(file)
+            .output()
+            .map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(Self(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
 impl Mounted {
-    fn new(image: &Path, at: &Path) -> Result<Self, String> {
+    fn new(image: &Path, at: &Path, more: &str) -> Result<Self, String> {
         std::fs::create_dir_all(at).unwrap();
         let output = Command::new("mount")
-            .args(["-t", "erofs", "-o", "loop,ro"])
+            .args(["-t", "erofs", "-o", &format!("loop,ro{more}")])
             .args([image, at])
             .output()
             .map_err(|error| error.to_string())?;
@@ -213,7 +237,7 @@ fn the_kernel_sees_what_was_there() {
         let target = Target { image: &image, blob: None };
         build(&walked.tree, &walked.source, &options, target, &mut Silent).unwrap();
         assert!(std::fs::metadata(&image).unwrap().len() < 20 << 20, "{name}: holes take space");
-        let mounted = match Mounted::new(&image, &directory.path().join("mnt")) {
+        let mounted = match Mounted::new(&image, &directory.path().join("mnt"), "") {
             Ok(mounted) => mounted,
             Err(why) if why.contains("loop") => {
                 println!("skipped: no loop devices: {why}");
@@ -221,15 +245,54 @@ fn the_kernel_sees_what_was_there() {
             }
             Err(why) => panic!("{name}: {why}"),
         };
-        let found = look(&mounted.0);
-        assert!(expected.keys().eq(found.keys()), "{name}");
-        for (path, seen) in &expected {
-            assert!(*seen == found[path], "{name}: {}", path.display());
-        }
+        compare(name, &expected, &look(&mounted.0));
         let hole = std::fs::File::open(mounted.0.join("hole")).unwrap();
         let mut bytes = [1; 5000];
         hole.read_exact_at(&mut bytes, (1 << 40) - 5000).unwrap();
         assert_eq!(bytes, [0; 5000], "{name}");
+    }
+}
+
+fn compare(name: &str, expected: &BTreeMap<PathBuf, Seen>, found: &BTreeMap<PathBuf, Seen>) {
+    assert!(expected.keys().eq(found.keys()), "{name}");
+    for (path, seen) in expected {
+        assert!(*seen == found[path], "{name}: {}", path.display());
+    }
+}
+
+#[test]
+fn the_kernel_finds_chunks_on_another_device_and_behind_the_image() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("source");
+    populate(&root);
+    let expected = look(&root);
+    let walked = Walk::run(&root, &WalkOptions::default()).unwrap();
+    let (image, blob) = (directory.path().join("image"), directory.path().join("blob"));
+    let at = directory.path().join("mnt");
+    for entries in [ChunkEntries::Auto, ChunkEntries::Map] {
+        let chunks = Some(Chunks { size: 8192, entries });
+        let options = BuildOptions { chunks, ..BuildOptions::default() };
+        let target = Target { image: &image, blob: Some(&blob) };
+        build(&walked.tree, &walked.source, &options, target, &mut Silent).unwrap();
+        let device = match Loop::new(&blob) {
+            Ok(device) => device,
+            Err(why) => {
+                println!("skipped: no loop devices: {why}");
+                return;
+            }
+        };
+        let two = Mounted::new(&image, &at, &format!(",device={}", device.0)).unwrap();
+        compare("two devices", &expected, &look(&two.0));
+        drop((two, device));
+        let flat = directory.path().join("flat");
+        let both = [std::fs::read(&image).unwrap(), std::fs::read(&blob).unwrap()].concat();
+        std::fs::write(&flat, both).unwrap();
+        let one = Mounted::new(&flat, &at, "").unwrap();
+        compare("one flat device", &expected, &look(&one.0));
     }
 }
 
