@@ -10,19 +10,29 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod diff;
+#[cfg(target_os = "linux")]
+mod dirs;
 mod error;
 #[cfg(target_os = "linux")]
 mod extract;
 mod finding;
 mod fsck;
+mod listing;
 mod nidset;
 mod pool;
 mod rawpath;
+mod statistics;
 
 pub use context::{Context, Progress};
+pub use diff::{Attribute, Change, DiffOptions, DiffReport, Difference, Side, Status, diff};
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use extract::{ExtractOptions, ExtractReport, Problem, ProblemKind, extract};
 pub use finding::{Code, Finding, Severity};
 pub use fsck::{CheckOptions, CheckReport, check, check_opening};
+pub use listing::{
+    ExtentRow, Listing, Stat, XattrRow, encoding_name, extents, find, list, stat, type_name,
+};
 pub use rawpath::RawPath;
+pub use statistics::{EncodingStatistics, Statistics, statistics};

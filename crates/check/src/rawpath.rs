@@ -16,6 +16,22 @@ impl RawPath {
         &self.0
     }
 
+    /// A path of the image, absolute and without needless slashes and `.`.
+    #[must_use]
+    pub fn normal(path: &[u8]) -> Self {
+        let mut names = vec![];
+        for name in path.split(|&byte| byte == b'/') {
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    names.pop();
+                }
+                _ => names.push(name),
+            }
+        }
+        Self([b"/", names.join(&b'/').as_slice()].concat())
+    }
+
     /// `name` below this path.
     #[must_use]
     pub fn join(&self, name: &[u8]) -> Self {
@@ -82,6 +98,8 @@ mod tests {
         ] {
             assert_eq!(RawPath::from(bytes).to_string(), text);
         }
+        assert_eq!(RawPath::normal(b"a//./b/../c/").as_bytes(), b"/a/c");
+        assert_eq!(RawPath::normal(b"").as_bytes(), b"/");
         assert_eq!(RawPath::from(&b"/"[..]).join(b"x").as_bytes(), b"/x");
         assert_eq!(RawPath::from(&b"/a"[..]).join(b"x").as_bytes(), b"/a/x");
     }

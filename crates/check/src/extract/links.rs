@@ -4,7 +4,7 @@
 //! Nobody waits: names that come while the first is being made are kept with it, and whoever makes
 //! it links them, too.
 
-use super::dirs::Dir;
+use crate::dirs::Dir;
 use ferrofs_image::Nid;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -13,7 +13,6 @@
 
 mod attributes;
 mod content;
-mod dirs;
 mod links;
 mod special;
 mod walk;

@@ -3,8 +3,8 @@
 //! and replacing what exists, if that is allowed.
 
 use super::attributes::On;
-use super::dirs::Dir;
 use super::walk::{Failure, Job};
+use crate::dirs::Dir;
 use ferrofs_image::Inode;
 use ferrofs_image::format::inode::FileType;
 use ferrofs_linux::at::{self, Mode, OFlags};

@@ -3,9 +3,9 @@
 
 use super::attributes::{On, Policy};
 use super::content::{STEP, Segment};
-use super::dirs::{Descriptors, Dir};
 use super::links::{Links, Name, Turn};
 use super::{ExtractOptions, ExtractReport, Problem, ProblemKind};
+use crate::dirs::{Descriptors, Dir};
 use crate::nidset::NidSet;
 use crate::pool::{self, Tasks};
 use crate::{Context, Error, RawPath, Result};
@@ -171,7 +171,8 @@ impl<'a> Job<'a> {
 
     fn descend(&self, parent: &Arc<Dir>, name: &[u8], inode: Inode) -> Result<Arc<Dir>> {
         self.enter(inode.nid);
-        let made = self.descriptors.get(parent).and_then(|fd| self.make_directory(&*fd, name, &inode));
+        let made =
+            self.descriptors.get(parent).and_then(|fd| self.make_directory(&*fd, name, &inode));
         made.map_err(|source| Error::Io { doing: "make", path: RawPath::from(name), source })?;
         let dir = Dir::below(parent, name, inode);
         // The parent has no task of its own.

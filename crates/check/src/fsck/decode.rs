@@ -87,9 +87,9 @@ impl Check<'_> {
                     let text = text(&cluster);
                     self.find(Code::PlainOverlap, Some(record.nid), Some(record.at), text);
                 }
-                if plain.is_none_or(|other| {
-                    other.device != record.device || other.end() < record.end()
-                }) {
+                if plain
+                    .is_none_or(|other| other.device != record.device || other.end() < record.end())
+                {
                     plain = Some(*record);
                 }
                 return true;
@@ -97,9 +97,8 @@ impl Check<'_> {
             if crosses(&plain) {
                 self.find(Code::PlainOverlap, Some(record.nid), Some(record.at), text(&plain));
             }
-            let same = cluster.is_some_and(|other| {
-                same_cluster(&other, record) && other.len == record.len
-            });
+            let same = cluster
+                .is_some_and(|other| same_cluster(&other, record) && other.len == record.len);
             if !same && crosses(&cluster) {
                 self.find(Code::Overlap, Some(record.nid), Some(record.at), text(&cluster));
                 return false;
@@ -159,8 +158,7 @@ impl Check<'_> {
         let raw = &worker.window[from..from + first.len as usize];
         let out = &mut worker.out[..first.need as usize];
         let rules = self.image.rules();
-        if let Err(source) =
-            decode_extent(&mut worker.decoder, rules, &extent, &pcluster, raw, out)
+        if let Err(source) = decode_extent(&mut worker.decoder, rules, &extent, &pcluster, raw, out)
         {
             let place = Place::content(first.nid, first.at);
             let error = Error::Undecodable { place, address: first.offset, source };

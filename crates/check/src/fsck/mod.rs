@@ -222,13 +222,18 @@ impl<'a> Check<'a> {
         }
         self.inode(&inode);
         let listing = Listing::new(Node::root(root), inode);
-        pool::run(self.context.threads(), vec![listing], || (), |tasks, (), listing| {
-            if self.is_over() {
-                tasks.stop();
-            } else {
-                self.list(tasks, listing);
-            }
-        });
+        pool::run(
+            self.context.threads(),
+            vec![listing],
+            || (),
+            |tasks, (), listing| {
+                if self.is_over() {
+                    tasks.stop();
+                } else {
+                    self.list(tasks, listing);
+                }
+            },
+        );
     }
 
     fn link_counts(&self) {

@@ -41,9 +41,12 @@ impl Check<'_> {
     /// End of the last device in a flat image.
     fn flat_end(&self, flat: bool) -> u64 {
         let bits = self.image.superblock().block_bits;
-        let ends = self.image.device_slots().iter().filter(|_| flat).filter_map(|slot| {
-            bits.byte_of(slot.unified_start.checked_add(slot.blocks)?)
-        });
+        let ends = self
+            .image
+            .device_slots()
+            .iter()
+            .filter(|_| flat)
+            .filter_map(|slot| bits.byte_of(slot.unified_start.checked_add(slot.blocks)?));
         ends.max().unwrap_or(0)
     }
 

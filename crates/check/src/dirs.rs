@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Directories being filled: a chain up to the target, each with a descriptor while it is used.
+//! Directories being filled or compared: a chain up to the first, each with a descriptor while it is
+//! used.
 //!
 //! Trees may be deeper than a process has descriptors: the oldest are closed and opened again, from
 //! the nearest ancestor that is open, when they are needed.
@@ -23,11 +24,11 @@ const PATH_MAX: usize = 4000;
 
 /// A directory of the target.
 #[derive(Debug)]
-pub(super) struct Dir {
+pub(crate) struct Dir {
     parent: Option<Arc<Dir>>,
     name: Box<[u8]>,
     /// What it is in the image; `None` for a target whose attributes are not ours to set.
-    pub(super) inode: Option<Inode>,
+    pub(crate) inode: Option<Inode>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     /// Tasks and directories below that are not done.
     pending: AtomicUsize,
@@ -35,7 +36,7 @@ pub(super) struct Dir {
 
 impl Dir {
     /// The target itself.
-    pub(super) fn top(fd: OwnedFd, inode: Option<Inode>) -> Arc<Self> {
+    pub(crate) fn top(fd: OwnedFd, inode: Option<Inode>) -> Arc<Self> {
         Arc::new(Self {
             parent: None,
             name: Box::default(),
@@ -46,7 +47,7 @@ impl Dir {
     }
 
     /// A directory in `parent` that exists already; one task of it is pending.
-    pub(super) fn below(parent: &Arc<Self>, name: &[u8], inode: Inode) -> Arc<Self> {
+    pub(crate) fn below(parent: &Arc<Self>, name: &[u8], inode: Inode) -> Arc<Self> {
         parent.hold();
         Arc::new(Self {
             parent: Some(Arc::clone(parent)),
@@ -57,22 +58,33 @@ impl Dir {
         })
     }
 
-    pub(super) const fn parent(&self) -> Option<&Arc<Self>> {
+    pub(crate) const fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
 
     /// Notes one more task.
-    pub(super) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes a task's end; whether it was the last, so that the directory is done.
-    pub(super) fn release(&self) -> bool {
+    pub(crate) fn release(&self) -> bool {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// A directory in `parent` that is only looked at.
+    pub(crate) fn plain(parent: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        Arc::new(Self {
+            parent: Some(Arc::clone(parent)),
+            name: name.into(),
+            inode: None,
+            fd: Mutex::new(None),
+            pending: AtomicUsize::new(0),
+        })
+    }
+
     /// Path in the target, for reports.
-    pub(super) fn path(&self) -> RawPath {
+    pub(crate) fn path(&self) -> RawPath {
         let mut names = vec![];
         let mut dir = self;
         while let Some(parent) = &dir.parent {
@@ -95,7 +107,7 @@ impl Dir {
     }
 
     /// Closes the descriptor as soon as nobody uses it. Not of the target, which has no way back.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if self.parent.is_some() {
             self.fd.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
@@ -114,13 +126,13 @@ impl Drop for Dir {
 
 /// Descriptors of directories.
 #[derive(Debug, Default)]
-pub(super) struct Descriptors {
+pub(crate) struct Descriptors {
     open: Mutex<VecDeque<Weak<Dir>>>,
 }
 
 impl Descriptors {
     /// The descriptor of `dir`, opened if need be.
-    pub(super) fn get(&self, dir: &Arc<Dir>) -> io::Result<Arc<OwnedFd>> {
+    pub(crate) fn get(&self, dir: &Arc<Dir>) -> io::Result<Arc<OwnedFd>> {
         if let Some(fd) = dir.opened() {
             return Ok(fd);
         }
