@@ -137,7 +137,7 @@ impl Header {
             epoch: plan.epoch.seconds,
             fixed_nsec: plan.epoch.nanoseconds,
             blocks: u64::from(zone.blocks),
-            meta_blkaddr: zone.meta_block,
+            meta_blkaddr: 0,
             xattr_blkaddr: zone.xattr_block,
             uuid,
             volume_name,

@@ -102,7 +102,8 @@ pub fn build(
     progress.phase(Phase::Data);
     let started = Instant::now();
     let bits = options.block_bits;
-    let data_start = bits.blocks_for(header.end) as u32;
+    let (root_at, front_end) = metadata::root_place(tree, options, &plan, header.end);
+    let data_start = bits.blocks_for(front_end) as u32;
     // A quarter of the memory for what waits for the metadata phase.
     let spool = Spool::new(image.directory(), (options.memory / 4) as usize);
     let data = Data {
@@ -130,13 +131,11 @@ pub fn build(
             Some(rules) if rules.full => Layout::CompressedFull,
             _ => Layout::CompressedCompact,
         },
+        root_at,
     };
     // Without data the metadata shares the superblock's block.
-    let start = if written.end == data_start {
-        header.end.next_multiple_of(32)
-    } else {
-        u64::from(written.end) << bits.bits()
-    };
+    let start =
+        if written.end == data_start { front_end } else { u64::from(written.end) << bits.bits() };
     let zone = metadata.run(start, &mut report)?;
     report.image_bytes = u64::from(zone.blocks) << bits.bits();
     report.blob_bytes = u64::from(written.blob_blocks) << bits.bits();

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The metadata phase: a place for every inode, then their bytes in the order of the places.
 //!
-//! The zone lies behind the data: the root, the pool of shared xattrs, all other inodes in the
-//! plan's order with their xattrs, indexes and inline tails, then the whole blocks of directories
-//! and of symlinks that do not fit beside their inodes. So reading all metadata is one run over
-//! the disk, and nothing has to be kept in memory but places.
+//! The root lies in front of the data, right behind the header: its number is then small, as the
+//! superblock needs, although numbers count from the image's first byte. All else lies behind the
+//! data: the pool of shared xattrs, all other inodes in the plan's order with their xattrs, indexes
+//! and inline tails, then the whole blocks of directories and of symlinks that do not fit beside
+//! their inodes. So reading all metadata is one run over the disk, and nothing has to be kept in
+//! memory but places.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -35,12 +37,30 @@ pub(crate) struct Metadata<'a> {
     pub(crate) written: &'a Written,
     pub(crate) image: &'a Output,
     pub(crate) compact_layout: Layout,
+    /// First byte of the root's inode, which [`root_place`] chose.
+    pub(crate) root_at: u64,
+}
+
+/// Places the root behind the `header_end`; gives its first byte and the one behind all of it.
+pub(crate) fn root_place(
+    tree: &Tree,
+    options: &BuildOptions,
+    plan: &Plan,
+    header_end: u64,
+) -> (u64, u64) {
+    let bits = options.block_bits;
+    let mut dots = DirPacker::new(bits.size_usize());
+    for_each_entry(tree, InodeId::ROOT, |name, _| dots.push(name.len()));
+    let split = split_own(tree, plan, bits, InodeId::ROOT, dots.size(), false);
+    let head = plan.body_len(tree, InodeId::ROOT, split.size);
+    let mut packer = Packer::new(bits, header_end);
+    let at = packer.place(Shape { head, tail: split.tail, together: false });
+    (at, packer.end())
 }
 
 /// What the superblock has to know.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Zone {
-    pub(crate) meta_block: u32,
     pub(crate) xattr_block: u32,
     pub(crate) root: Nid,
     /// Blocks of the image.
@@ -59,7 +79,6 @@ struct Places {
     inodes: Vec<u64>,
     /// First byte of each inode's own blocks; meaningful where there are some.
     blocks: Vec<u64>,
-    meta_base: u64,
     pool: u64,
     xattr_base: u64,
     end: u64,
@@ -67,7 +86,7 @@ struct Places {
 
 impl Places {
     fn nid(&self, id: InodeId) -> Nid {
-        Nid((self.inodes[id.index()] - self.meta_base) / limits::INODE_SLOT)
+        Nid(self.inodes[id.index()] / limits::INODE_SLOT)
     }
 }
 
@@ -98,7 +117,6 @@ impl Metadata<'_> {
         by_place.sort_unstable_by_key(|id| places.inodes[id.index()]);
         let mut stream = Stream::new(self.image, start, self.plan.derived_uuid);
         let mut zone = Zone {
-            meta_block: (places.meta_base >> self.bits().bits()) as u32,
             xattr_block: (places.xattr_base >> self.bits().bits()) as u32,
             root: places.nid(InodeId::ROOT),
             blocks: (places.end >> self.bits().bits()) as u32,
@@ -107,17 +125,22 @@ impl Metadata<'_> {
             digest: 0,
         };
         let mut pool_due = !self.plan.xattrs.pool.is_empty();
-        let mut scratch = Vec::new();
+        let (mut scratch, mut root) = (Vec::new(), Vec::new());
         for &id in &by_place {
             let at = places.inodes[id.index()];
-            if pool_due && at > places.pool {
+            if pool_due && at > places.pool && id != InodeId::ROOT {
                 self.emit_pool(&places, &mut stream)?;
                 pool_due = false;
             }
             scratch.clear();
             self.emit_inode(id, &places, chunk_rules, &mut scratch, report)
                 .map_err(|error| self.name(id, error))?;
-            stream.put(at, &scratch)?;
+            if id == InodeId::ROOT {
+                self.image.write_at(&scratch, at)?;
+                root.clone_from(&scratch);
+            } else {
+                stream.put(at, &scratch)?;
+            }
             match self.written.bodies[id.index()] {
                 Body::Chunks { .. } => zone.chunks = true,
                 Body::Compressed { .. } => zone.compressed = true,
@@ -128,7 +151,7 @@ impl Metadata<'_> {
             self.emit_pool(&places, &mut stream)?;
         }
         self.emit_blocks(&places, &mut stream)?;
-        zone.digest = stream.finish()?;
+        zone.digest = crc32c::crc32c_append(stream.finish()?, &root);
         report.metadata_bytes = places.end - start;
         Ok(zone)
     }
@@ -157,17 +180,17 @@ impl Metadata<'_> {
         let mut inodes = vec![0; self.tree.len()];
         let mut blocks = vec![0; self.tree.len()];
         let mut own_blocks = 0u64;
-        let mut pool = 0;
+        let head = self.plan.xattrs.pool.len() as u64;
+        let pool = packer.place(Shape { head, ..Shape::default() });
         for &id in &self.plan.order {
             let split = self.split(id);
-            inodes[id.index()] = packer.place(self.shape(id, split));
+            inodes[id.index()] = if id == InodeId::ROOT {
+                self.root_at
+            } else {
+                packer.place(self.shape(id, split))
+            };
             blocks[id.index()] = own_blocks;
             own_blocks += split.blocks;
-            if id == InodeId::ROOT {
-                // Right behind the root, whose number must be small.
-                let head = self.plan.xattrs.pool.len() as u64;
-                pool = packer.place(Shape { head, ..Shape::default() });
-            }
         }
         let blocks_at = packer.end().next_multiple_of(bits.size_u64());
         for block in &mut blocks {
@@ -178,11 +201,8 @@ impl Metadata<'_> {
             let what = "image without 48-bit addresses (blocks)";
             return Err(FormatError::DoesNotFit { what, value: end >> bits.bits() }.into());
         }
-        // Number 0 means "none" in some places, so no inode lies at the base.
-        let first = bits.round_down(start);
-        let meta_base = if first == start { first - bits.size_u64() } else { first };
         let xattr_base = bits.round_down(pool);
-        Ok(Places { inodes, blocks, meta_base, pool, xattr_base, end })
+        Ok(Places { inodes, blocks, pool, xattr_base, end })
     }
 
     fn shape(&self, id: InodeId, split: Split) -> Shape {
@@ -200,37 +220,15 @@ impl Metadata<'_> {
             together: false,
         };
         match self.tree.content(id) {
-            Content::Directory(_) => self.split_own(id, self.packer(id).size(), false),
-            Content::Symlink(target) => self.split_own(id, target.len() as u64, true),
+            Content::Directory(_) => {
+                split_own(self.tree, self.plan, self.bits(), id, self.packer(id).size(), false)
+            }
+            Content::Symlink(target) => {
+                split_own(self.tree, self.plan, self.bits(), id, target.len() as u64, true)
+            }
             Content::File { size, .. } => self.split_file(id, size),
             _ => none,
         }
-    }
-
-    /// Content that the metadata phase itself writes.
-    fn split_own(&self, id: InodeId, size: u64, together: bool) -> Split {
-        let bits = self.bits();
-        let mut split = Split {
-            size,
-            layout: Layout::FlatPlain,
-            area: 0,
-            tail: 0,
-            blocks: bits.blocks_for(size),
-            together: false,
-        };
-        let tail = bits.offset_in_block(size);
-        let shape = Shape { head: self.plan.body_len(self.tree, id, size), tail, together };
-        // A long symlink is stored as a whole, which the oldest kernels follow too.
-        if tail > 0 && shape.fits(bits) && !(together && split.blocks > 1) {
-            split = Split {
-                layout: Layout::FlatInline,
-                tail,
-                blocks: split.blocks - 1,
-                together,
-                ..split
-            };
-        }
-        split
     }
 
     fn split_file(&self, id: InodeId, size: u64) -> Split {
@@ -258,22 +256,8 @@ impl Metadata<'_> {
 
     fn packer(&self, id: InodeId) -> DirPacker {
         let mut packer = DirPacker::new(self.bits().size_usize());
-        self.for_each_entry(id, |name, _| packer.push(name.len()));
+        for_each_entry(self.tree, id, |name, _| packer.push(name.len()));
         packer
-    }
-
-    /// Entries of a directory in order, the two dots included.
-    fn for_each_entry<'t>(&'t self, id: InodeId, mut each: impl FnMut(&'t [u8], InodeId)) {
-        let parent = self.tree.inode(id).parent();
-        let mut dots = [(&b"."[..], id), (b"..", parent)].into_iter().peekable();
-        for entry in self.tree.entries(id) {
-            let name = self.tree.entry_name(entry);
-            while let Some((dot, target)) = dots.next_if(|(dot, _)| *dot < name) {
-                each(dot, target);
-            }
-            each(name, entry.inode());
-        }
-        dots.for_each(|(dot, target)| each(dot, target));
     }
 
     fn emit_pool(&self, places: &Places, stream: &mut Stream<'_>) -> Result<()> {
@@ -378,7 +362,7 @@ impl Metadata<'_> {
     /// Content of a directory.
     fn directory(&self, id: InodeId, places: &Places) -> Result<Vec<u8>> {
         let mut entries = Vec::new();
-        self.for_each_entry(id, |name, target| {
+        for_each_entry(self.tree, id, |name, target| {
             let kind = file_type(self.tree.inode(target).file_type());
             entries.push((name, places.nid(target), kind));
         });
@@ -405,6 +389,47 @@ impl Metadata<'_> {
         stream.pad_to(places.end);
         Ok(())
     }
+}
+
+/// Content that the metadata phase itself writes.
+fn split_own(
+    tree: &Tree,
+    plan: &Plan,
+    bits: BlockBits,
+    id: InodeId,
+    size: u64,
+    together: bool,
+) -> Split {
+    let mut split = Split {
+        size,
+        layout: Layout::FlatPlain,
+        area: 0,
+        tail: 0,
+        blocks: bits.blocks_for(size),
+        together: false,
+    };
+    let tail = bits.offset_in_block(size);
+    let shape = Shape { head: plan.body_len(tree, id, size), tail, together };
+    // A long symlink is stored as a whole, which the oldest kernels follow too.
+    if tail > 0 && shape.fits(bits) && !(together && split.blocks > 1) {
+        split =
+            Split { layout: Layout::FlatInline, tail, blocks: split.blocks - 1, together, ..split };
+    }
+    split
+}
+
+/// Entries of a directory in order, the two dots included.
+fn for_each_entry<'t>(tree: &'t Tree, id: InodeId, mut each: impl FnMut(&'t [u8], InodeId)) {
+    let parent = tree.inode(id).parent();
+    let mut dots = [(&b"."[..], id), (b"..", parent)].into_iter().peekable();
+    for entry in tree.entries(id) {
+        let name = tree.entry_name(entry);
+        while let Some((dot, target)) = dots.next_if(|(dot, _)| *dot < name) {
+            each(dot, target);
+        }
+        each(name, entry.inode());
+    }
+    dots.for_each(|(dot, target)| each(dot, target));
 }
 
 fn file_type(kind: FileType) -> inode::FileType {

@@ -31,7 +31,7 @@ fn make(model: &Model, options: &BuildOptions, blob: bool) -> (Vec<u8>, Vec<u8>,
 }
 
 fn random_options(dice: &mut Dice) -> (BuildOptions, bool) {
-    let bits = BlockBits::new(9 + dice.below(6) as u8).unwrap();
+    let bits = BlockBits::new(9 + dice.below(8) as u8).unwrap();
     let mut options = BuildOptions {
         block_bits: bits,
         inline_tails: dice.below(4) > 0,
