@@ -1,5 +1,55 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `ferrofs` command.
+//! The `ferrofs` command: arguments in, text or JSON out.
+//!
+//! All work is done by the crates below; here are arguments ([`args`]), what is shown of results, and
+//! the manners of other programs ([`personality`]): called as `mkfs.erofs`, `fsck.erofs`,
+//! `dump.erofs`, `erofsfuse` or `mount.erofs` it takes their options. Invariants: results go to the
+//! standard output and messages to the standard error; an error is one line for each cause; a reader
+//! that has gone away is no error.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod commands;
+mod errors;
+mod json;
+mod output;
+mod personality;
+mod progress;
+mod size;
+mod time;
+
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some((tool, rest)) = personality::find(&words) {
+        return ExitCode::from(tool.run(rest));
+    }
+    ExitCode::from(run(&words))
+}
+
+/// The command's own manners.
+fn run(words: &[OsString]) -> u8 {
+    // fsck(8) has a code of its own for usage errors.
+    let usage = if words.get(1).is_some_and(|word| word == "check") { 16 } else { 1 };
+    let cli = match args::Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let failed = error.use_stderr();
+            // If the terminal is gone there is nobody to tell.
+            let _ = error.print();
+            return if failed { usage } else { 0 };
+        }
+    };
+    let failed = cli.command.failure_code();
+    match commands::run(cli.command) {
+        Ok(code) => code,
+        Err(error) if errors::is_broken_pipe(&error) => 0,
+        Err(error) => {
+            errors::print("ferrofs", &error);
+            failed
+        }
+    }
+}

@@ -19,6 +19,8 @@ mod server;
 mod unmount;
 
 pub use error::{Error, Result};
+pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
+pub use ferrofs_fuse::{SessionError, SessionStats};
 pub use files::ImageFiles;
 pub use fs::ErofsFs;
 pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, mount};

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The subcommands: each opens what it needs, lets the crates below work, and shows the result.
+
+pub(crate) mod build;
+pub(crate) mod cat;
+pub(crate) mod check;
+pub(crate) mod dump;
+pub(crate) mod extract;
+pub(crate) mod ls;
+pub(crate) mod mount;
+mod shell;
+mod stat;
+
+use crate::args::{Command, ImageArgs};
+use anyhow::Context;
+use ferrofs_image::{Image, Inode};
+use ferrofs_serve::ImageFiles;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Runs a command; gives the exit code.
+pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Build(args) => build::run(*args),
+        Command::Check(args) => check::run(&args),
+        Command::Extract(args) => extract::run(args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Cat(args) => cat::run(&args),
+        Command::Stat(args) => stat::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Diff(_) => unreachable!(),
+        Command::Mount(args) => mount::run(args),
+        Command::Umount(args) => mount::unmount(&args),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { directory } => shell::man(&directory),
+    }
+}
+
+impl ImageArgs {
+    /// Where the image lies.
+    pub(crate) fn files(&self) -> ImageFiles {
+        ImageFiles {
+            image: self.image.clone(),
+            offset: self.place.offset,
+            devices: self.place.device.clone(),
+            ignore_checksum: self.place.ignore_checksum,
+        }
+    }
+
+    /// Opens the image, for its metadata.
+    pub(crate) fn open(&self) -> anyhow::Result<Image> {
+        Ok(self.files().open()?)
+    }
+
+    /// Opens the image, for its data.
+    pub(crate) fn open_whole(&self) -> anyhow::Result<Image> {
+        Ok(self.files().open_whole()?)
+    }
+}
+
+/// The inode at a path of an image.
+pub(crate) fn resolve(image: &Image, path: &Path) -> anyhow::Result<Inode> {
+    let bytes = path.as_os_str().as_bytes();
+    image.resolve(bytes).with_context(|| crate::output::shown(bytes))
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mount` and `umount`.
+
+use crate::args::{MountArgs, UmountArgs};
+use crate::errors;
+use anyhow::Context;
+use ferrofs_linux::daemon::{self, Readiness};
+use ferrofs_serve::{Chosen, FusePlan, MountMethod, MountOptions, MountSpec, Outcome};
+
+/// How a server is to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running<'a> {
+    /// The name before messages.
+    pub(crate) program: &'a str,
+    /// Stays with the terminal.
+    pub(crate) foreground: bool,
+    /// Does not say what was chosen.
+    pub(crate) quiet: bool,
+}
+
+impl Running<'_> {
+    fn tell(&self, chosen: &Chosen) {
+        if !self.quiet {
+            eprintln!("{}: {chosen}", self.program);
+        }
+    }
+}
+
+pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
+    let mut options = MountOptions::default();
+    options.fuse.cache_bytes = args.cache;
+    options.fuse.threads_max = args.threads;
+    if args.allow_other {
+        options.fuse.allow_other = Some(true);
+    }
+    for text in &args.options {
+        options.add(text)?;
+    }
+    let method = match (args.kernel, args.fuse) {
+        (true, _) => MountMethod::Kernel,
+        (_, true) => MountMethod::Fuse,
+        _ => MountMethod::Auto,
+    };
+    let spec = MountSpec { files: args.image.files(), target: args.target, method, options };
+    let running =
+        Running { program: "ferrofs", foreground: args.foreground, quiet: args.quiet };
+    mount(spec, running)
+}
+
+/// Mounts, and serves if that is to be done by FUSE.
+pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8> {
+    match ferrofs_serve::mount(spec)? {
+        Outcome::Kernel(chosen) => {
+            running.tell(&chosen);
+            Ok(0)
+        }
+        Outcome::Fuse(plan) => serve(plan, running),
+    }
+}
+
+/// Serves a mount until it is gone.
+fn serve(plan: FusePlan, running: Running<'_>) -> anyhow::Result<u8> {
+    if running.foreground {
+        return start(plan, running, None);
+    }
+    let readiness = daemon::daemonize().context("cannot go to the background")?;
+    // From here on this is the child, whose parent waits for its word.
+    let mut waiting = Some(readiness);
+    match start(plan, running, Some(&mut waiting)) {
+        Ok(code) => Ok(code),
+        Err(error) => match waiting.take() {
+            // The parent shows the error and ends with the same status.
+            Some(readiness) => {
+                readiness.failed(1, &errors::render(running.program, &error))?;
+                Ok(1)
+            }
+            // Nobody listens any more.
+            None => Ok(1),
+        },
+    }
+}
+
+fn start(
+    plan: FusePlan,
+    running: Running<'_>,
+    waiting: Option<&mut Option<Readiness>>,
+) -> anyhow::Result<u8> {
+    let server = plan.start()?;
+    running.tell(server.chosen());
+    if let Some(readiness) = waiting.and_then(Option::take) {
+        readiness.ready().context("cannot tell the waiting process")?;
+    }
+    let program = running.program.to_owned();
+    server.run_until_signal(move |text| eprintln!("{program}: {text}"))?;
+    Ok(0)
+}
+
+pub(crate) fn unmount(args: &UmountArgs) -> anyhow::Result<u8> {
+    let mut code = 0;
+    for target in &args.targets {
+        if let Err(error) = ferrofs_serve::unmount(target, args.lazy) {
+            errors::print("ferrofs", &error.into());
+            code = 1;
+        }
+    }
+    Ok(code)
+}
