@@ -30,7 +30,7 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn new(options: &BuildOptions, plan: &Plan, blob: bool) -> Result<Self> {
-        let configs = options.compression.as_ref().map(|c| configs(c, options.block_bits.size()));
+        let configs = options.compression.as_ref().map(|c| configs(c, options));
         let mut end = SUPERBLOCK_OFFSET + BASE_LEN as u64;
         if let Some(configs) = &configs {
             end += configs.emit().len() as u64;
@@ -155,15 +155,16 @@ impl Header {
     }
 }
 
-fn configs(compression: &Compression, block_size: u32) -> CompressionConfigs {
-    let method = compression.method.resolve(compression.pcluster_size as usize);
+fn configs(compression: &Compression, options: &BuildOptions) -> CompressionConfigs {
+    let largest = options.pcluster_size_max(compression);
+    let method = compression.method.resolve(largest as usize);
     let window = method.window_size();
     let mut configs = CompressionConfigs::default();
     match method.algorithm() {
         Algorithm::Lz4 => {
             configs.lz4 = Some(Lz4Config {
                 max_distance: u16::MAX,
-                max_pcluster_blocks: (compression.pcluster_size / block_size) as u16,
+                max_pcluster_blocks: (largest >> options.block_bits.bits()) as u16,
             });
         }
         Algorithm::Lzma => configs.lzma_dict_size = Some(window),

@@ -151,7 +151,7 @@ impl<'a> Jobs<'a> {
     fn large(&mut self, file: InodeId, size: u64, sparse: bool) -> Result<Option<SparsePlan>> {
         if may_be_sparse(size, sparse) {
             let mut data = self.source.open(self.tree, file)?;
-            let compressed = self.options.compression.is_some();
+            let compressed = self.options.pcluster_size(self.tree, file) > 0;
             let ranges = ranges(&mut *data)?;
             let plan = sparse::plan(size, &ranges, self.options.block_bits, compressed);
             if let Some(plan) = plan {
@@ -169,7 +169,7 @@ impl<'a> Jobs<'a> {
         }
         let how = if self.options.chunks.is_some() {
             How::Chunks
-        } else if self.options.compression.is_some() {
+        } else if self.options.pcluster_size(self.tree, file) > 0 {
             How::Compressed
         } else {
             How::Plain

@@ -54,7 +54,10 @@ use ferrofs_format::inode::Layout;
 use ferrofs_tree::{Source, Tree};
 
 pub use error::{Error, OptionProblem, Result};
-pub use options::{BuildOptions, ChunkEntries, Chunks, Compression, InodeForm, Uuid, XattrOptions};
+pub use options::{
+    BuildOptions, ChunkEntries, Chunks, Compression, InodeForm, PclusterHint, Uuid, XattrOptions,
+};
+pub use regex::bytes::Regex;
 pub use report::{BuildReport, Done, Phase, Progress, Silent};
 
 use header::Header;

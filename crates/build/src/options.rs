@@ -5,6 +5,8 @@ use core::num::NonZeroUsize;
 
 use ferrofs_codec::Method;
 use ferrofs_format::{BlockBits, limits};
+use ferrofs_tree::{InodeId, Tree};
+use regex::bytes::Regex;
 
 use crate::index::IndexRules;
 use crate::{Error, OptionProblem, Result};
@@ -17,6 +19,8 @@ pub struct BuildOptions {
     pub block_bits: BlockBits,
     /// Compresses regular files.
     pub compression: Option<Compression>,
+    /// Other pcluster sizes for files whose path matches; the first that does counts.
+    pub hints: Vec<PclusterHint>,
     /// Stores regular files as chunks, equal ones once. Not together with compression.
     pub chunks: Option<Chunks>,
     /// Ends of regular files that fill no block are stored beside their inodes.
@@ -49,6 +53,7 @@ impl Default for BuildOptions {
         Self {
             block_bits: BlockBits::DEFAULT,
             compression: None,
+            hints: Vec::new(),
             chunks: None,
             inline_tails: true,
             inode_form: InodeForm::Auto,
@@ -75,6 +80,16 @@ pub struct Compression {
     pub pcluster_size: u32,
     /// Writes 8-byte indexes instead of compact ones.
     pub legacy_indexes: bool,
+}
+
+/// The pcluster size of some files.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "which files, and what of them")]
+pub struct PclusterHint {
+    /// Which files: matched anywhere in the path from the tree's root, without a slash in front.
+    pub pattern: Regex,
+    /// Bytes, with the limits of [`Compression::pcluster_size`]; 0 leaves them uncompressed.
+    pub pcluster_size: u32,
 }
 
 /// How chunks are stored.
@@ -156,7 +171,7 @@ pub enum Uuid {
 impl Compression {
     pub(crate) fn rules(&self, options: &BuildOptions) -> IndexRules {
         let bits = options.block_bits;
-        let big = self.pcluster_size > bits.size();
+        let big = options.pcluster_size_max(self) > bits.size();
         IndexRules::new(bits, big, self.legacy_indexes, self.method.algorithm().id())
     }
 }
@@ -169,11 +184,13 @@ impl BuildOptions {
             if self.chunks.is_some() {
                 return problem(OptionProblem::CompressedChunks);
             }
-            let size = compression.pcluster_size;
             let most = (limits::PCLUSTER_SIZE_MAX as u32)
                 .min(block.saturating_mul(u32::from(limits::PCLUSTER_BLOCKS_MAX)));
-            if size < block || size > most || !size.is_multiple_of(block) {
-                return problem(OptionProblem::PclusterSize { size, block, most });
+            let hinted = self.hints.iter().map(|hint| hint.pcluster_size).filter(|&size| size > 0);
+            for size in hinted.chain([compression.pcluster_size]) {
+                if size < block || size > most || !size.is_multiple_of(block) {
+                    return problem(OptionProblem::PclusterSize { size, block, most });
+                }
             }
         }
         if let Some(chunks) = &self.chunks {
@@ -194,6 +211,23 @@ impl BuildOptions {
             }
         }
         Ok(())
+    }
+
+    /// The largest pcluster that any file may have.
+    pub(crate) fn pcluster_size_max(&self, compression: &Compression) -> u32 {
+        let hinted = self.hints.iter().map(|hint| hint.pcluster_size);
+        hinted.fold(compression.pcluster_size, u32::max)
+    }
+
+    /// Bytes of the pclusters of `file`; 0 if it is not to be compressed.
+    pub(crate) fn pcluster_size(&self, tree: &Tree, file: InodeId) -> u32 {
+        let Some(compression) = &self.compression else { return 0 };
+        if self.hints.is_empty() {
+            return compression.pcluster_size;
+        }
+        let path = tree.path(file);
+        let hint = self.hints.iter().find(|hint| hint.pattern.is_match(&path));
+        hint.map_or(compression.pcluster_size, |hint| hint.pcluster_size)
     }
 
     /// Files are cut into pieces of this size, each compressed on its own; part of what makes the

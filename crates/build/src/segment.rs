@@ -31,14 +31,16 @@ pub(crate) struct Compressor {
 }
 
 impl Compressor {
-    pub(crate) fn new(encoder: Box<dyn FixedOutput>, bits: BlockBits, pcluster_size: u32) -> Self {
-        Self { encoder, bits, buffer: vec![0; pcluster_size as usize] }
+    /// A compressor for pclusters of up to `size_max` bytes.
+    pub(crate) fn new(encoder: Box<dyn FixedOutput>, bits: BlockBits, size_max: u32) -> Self {
+        Self { encoder, bits, buffer: vec![0; size_max as usize] }
     }
 
     /// Appends the pclusters of `src` to `out` and its extents to `extents`.
     pub(crate) fn compress(
         &mut self,
         src: &[u8],
+        pcluster_size: u32,
         out: &mut Vec<u8>,
         extents: &mut Vec<Extent>,
     ) -> Result<(), EncodeError> {
@@ -47,8 +49,8 @@ impl Compressor {
         let mut hint = 0;
         while rest.len() > block {
             let window = rest.len().min(limits::DECODED_SIZE_MAX as usize);
-            let prefix =
-                self.encoder.compress_prefix_hinted(&rest[..window], &mut self.buffer, hint)?;
+            let buffer = &mut self.buffer[..pcluster_size as usize];
+            let prefix = self.encoder.compress_prefix_hinted(&rest[..window], buffer, hint)?;
             hint = prefix.consumed;
             let blocks = prefix.written.div_ceil(block);
             let taken = if blocks * block < prefix.consumed {
@@ -96,7 +98,7 @@ mod tests {
         let encoder = method.resolve(pcluster_size as usize).encoder().unwrap();
         let mut compressor = Compressor::new(encoder, bits, pcluster_size);
         let (mut out, mut extents) = (Vec::new(), Vec::new());
-        compressor.compress(src, &mut out, &mut extents).unwrap();
+        compressor.compress(src, pcluster_size, &mut out, &mut extents).unwrap();
         let block = bits.size_usize();
         let mut decoder = Decoder::new();
         let limits = DecodeLimits::default();

@@ -39,8 +39,8 @@ impl<'a> Worker<'a> {
         let compressor = match &options.compression {
             None => None,
             Some(compression) => {
-                let method = compression.method.resolve(compression.pcluster_size as usize);
-                let size = compression.pcluster_size;
+                let size = options.pcluster_size_max(compression);
+                let method = compression.method.resolve(size as usize);
                 Some(Compressor::new(method.encoder()?, options.block_bits, size))
             }
         };
@@ -97,8 +97,9 @@ impl<'a> Worker<'a> {
         if self.options.chunks.is_some() {
             return self.part(file, 0, len, How::Chunks, output);
         }
-        if self.compressor.is_some() && size > self.options.block_bits.size_u64() {
-            self.compressed_whole(file, len, output)
+        let pcluster_size = self.options.pcluster_size(self.tree, file);
+        if pcluster_size > 0 && size > self.options.block_bits.size_u64() {
+            self.compressed_whole(file, len, pcluster_size, output)
         } else {
             let at = output.data.len();
             output.data.resize(at + len, 0);
@@ -109,14 +110,21 @@ impl<'a> Worker<'a> {
     }
 
     /// Compresses a file, and keeps that only if the image becomes smaller.
-    fn compressed_whole(&mut self, file: InodeId, len: usize, output: &mut Output) -> Result<()> {
+    fn compressed_whole(
+        &mut self,
+        file: InodeId,
+        len: usize,
+        pcluster_size: u32,
+        output: &mut Output,
+    ) -> Result<()> {
         let at = output.data.len();
         self.fill_input(file, 0, len)?;
         let (Some(compressor), Some(rules)) = (&mut self.compressor, self.rules) else {
             return Ok(());
         };
         let mut extents = Vec::new();
-        compressor.compress(&self.input[..len], &mut output.data, &mut extents)?;
+        let input = &self.input[..len];
+        compressor.compress(input, pcluster_size, &mut output.data, &mut extents)?;
         let bits = self.options.block_bits;
         let taken = (output.data.len() - at) as u64;
         // With an inode of the usual size.
@@ -186,7 +194,9 @@ impl<'a> Worker<'a> {
                 self.fill_input(file, offset, len)?;
                 let mut extents = Vec::new();
                 if let Some(compressor) = &mut self.compressor {
-                    compressor.compress(&self.input[..len], &mut output.data, &mut extents)?;
+                    let size = self.options.pcluster_size(self.tree, file);
+                    let input = &self.input[..len];
+                    compressor.compress(input, size, &mut output.data, &mut extents)?;
                 }
                 Kind::Extents(extents)
             }
