@@ -14,8 +14,8 @@ use ferrofs_format::BlockBits;
 use proptest::prelude::*;
 
 use crate::{
-    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Error, InodeForm, Phase,
-    Progress, Silent, Target, Uuid, XattrOptions, build,
+    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Error, InodeForm, PclusterHint,
+    Phase, Progress, Regex, Silent, Target, Uuid, XattrOptions, build,
 };
 use model::{Dice, Model};
 
@@ -82,6 +82,12 @@ fn random_options(dice: &mut Dice) -> (BuildOptions, bool) {
                 pcluster_size: bits.size() * (1 + dice.below(16) as u32),
                 legacy_indexes: dice.below(2) == 0,
             });
+            for pattern in ["[0-4]$", "a"] {
+                options.hints.push(PclusterHint {
+                    pattern: Regex::new(pattern).unwrap(),
+                    pcluster_size: bits.size() * dice.below(20) as u32,
+                });
+            }
             false
         }
         _ => false,
@@ -183,6 +189,7 @@ fn impossible_options_are_refused_before_anything_is_touched() {
     let compression = |pcluster_size| {
         Some(Compression { method: Method::Lz4, pcluster_size, legacy_indexes: false })
     };
+    let hint = PclusterHint { pattern: Regex::new(".").unwrap(), pcluster_size: 5000 };
     let chunks = |size| Some(Chunks { size, entries: ChunkEntries::Auto });
     let plain = BuildOptions::default();
     let small = BlockBits::new(9).unwrap();
@@ -192,6 +199,7 @@ fn impossible_options_are_refused_before_anything_is_touched() {
         BuildOptions { compression: compression(2 << 20), ..plain.clone() },
         BuildOptions { compression: compression(1 << 20), block_bits: small, ..plain.clone() },
         BuildOptions { compression: compression(4096), chunks: chunks(4096), ..plain.clone() },
+        BuildOptions { compression: compression(4096), hints: vec![hint], ..plain.clone() },
         BuildOptions { chunks: chunks(12288), ..plain.clone() },
         BuildOptions { chunks: chunks(2048), ..plain.clone() },
         BuildOptions { volume_name: vec![b'v'; 16], ..plain.clone() },
