@@ -18,7 +18,7 @@ pub trait Progress: Sync {
 }
 
 /// How a job runs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Context<'a> {
     /// Threads; 0 is one for every CPU.
     pub workers: usize,
@@ -26,12 +26,6 @@ pub struct Context<'a> {
     pub progress: Option<&'a dyn Progress>,
     /// The job ends early, and says so, once this is set.
     pub cancel: Option<&'a AtomicBool>,
-}
-
-impl Default for Context<'_> {
-    fn default() -> Self {
-        Self { workers: 0, progress: None, cancel: None }
-    }
 }
 
 impl fmt::Debug for Context<'_> {

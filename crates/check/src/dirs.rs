@@ -25,7 +25,7 @@ const PATH_MAX: usize = 4000;
 /// A directory of the target.
 #[derive(Debug)]
 pub(crate) struct Dir {
-    parent: Option<Arc<Dir>>,
+    parent: Option<Arc<Self>>,
     name: Box<[u8]>,
     /// What it is in the image; `None` for a target whose attributes are not ours to set.
     pub(crate) inode: Option<Inode>,

@@ -232,9 +232,8 @@ impl<'a> Walk<'a> {
                     stack.pop();
                     continue;
                 }
-                (Some(Err(_)), _) => (frame.a.next(), None),
+                (Some(Err(_)), _) | (Some(Ok(_)), None) => (frame.a.next(), None),
                 (_, Some(Err(_))) | (None, Some(_)) => (None, frame.b.next()),
-                (Some(_), None) => (frame.a.next(), None),
                 (Some(Ok(a)), Some(Ok(b))) => match a.0.cmp(&b.0) {
                     std::cmp::Ordering::Less => (frame.a.next(), None),
                     std::cmp::Ordering::Greater => (None, frame.b.next()),
@@ -312,14 +311,13 @@ impl<'a> Walk<'a> {
         }
         let same_type = meta_a.kind == meta_b.kind;
         let mut content = None;
-        if self.options.content && same_type && meta_a.kind == "file" {
-            if meta_a.size == meta_b.size && meta_a.size > 0 {
-                let verdict = Arc::new(Verdict::default());
-                content = Some(Arc::clone(&verdict));
-                let job = content::Job { a: a.clone(), b: b.clone(), size: meta_a.size, verdict };
-                if self.jobs.send(job).is_err() {
-                    return ControlFlow::Break(true);
-                }
+        let comparable = same_type && meta_a.kind == "file" && meta_a.size == meta_b.size;
+        if self.options.content && comparable && meta_a.size > 0 {
+            let verdict = Arc::new(Verdict::default());
+            content = Some(Arc::clone(&verdict));
+            let job = content::Job { a: a.clone(), b: b.clone(), size: meta_a.size, verdict };
+            if self.jobs.send(job).is_err() {
+                return ControlFlow::Break(true);
             }
         }
         if !changes.is_empty() || content.is_some() {

@@ -3,7 +3,7 @@
 
 use super::{Attribute, Change, DiffOptions, Side};
 use crate::listing::type_name;
-use crate::{RawPath, Result};
+use crate::{Error, RawPath, Result};
 use ferrofs_engine::{Engine, OpenFile};
 use ferrofs_image::format::inode::FileType;
 use ferrofs_image::{DirCursor, Image, Inode, Source};
@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use crate::dirs::{Descriptors, Dir};
 #[cfg(target_os = "linux")]
 use std::sync::Arc;
+
+/// Handles stay with the side that gave them.
+const STRANGE: &str = "a handle of the other side";
 
 /// An opened tree.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) enum Open<'a> {
 #[derive(Clone, Debug)]
 pub(super) enum Handle {
     Inode(Box<Inode>),
+    /// An inode that cannot be read, and why.
+    Broken(String),
     /// A name in a directory; the empty one is the directory itself.
     #[cfg(target_os = "linux")]
     Name(Arc<Dir>, Box<[u8]>),
@@ -143,8 +148,7 @@ impl<'a> Open<'a> {
             (Self::Directory { descriptors, .. }, Handle::Name(dir, name)) => {
                 local::names(descriptors, dir, name)
             }
-            #[cfg(target_os = "linux")]
-            _ => unreachable!("handles stay with their side"),
+            _ => Err(Error::Image(ferrofs_image::Error::NotFound)),
         }
     }
 
@@ -157,8 +161,9 @@ impl<'a> Open<'a> {
             (Self::Directory { descriptors, .. }, Handle::Name(dir, name)) => {
                 local::meta(descriptors, dir, name).map_err(|error| error.to_string())
             }
+            (_, Handle::Broken(text)) => Err(text.clone()),
             #[cfg(target_os = "linux")]
-            _ => unreachable!("handles stay with their side"),
+            _ => Err(STRANGE.to_owned()),
         }
     }
 
@@ -174,8 +179,9 @@ impl<'a> Open<'a> {
                     .map(Reader::File)
                     .map_err(|error| error.to_string())
             }
+            (_, Handle::Broken(text)) => Err(text.clone()),
             #[cfg(target_os = "linux")]
-            _ => unreachable!("handles stay with their side"),
+            _ => Err(STRANGE.to_owned()),
         }
     }
 }
@@ -227,8 +233,11 @@ impl Iterator for Names<'_> {
                         Err(error) => return Some(Err(error.to_string())),
                     }
                 };
-                let inode = image.inode(entry.nid).map_err(|error| error.to_string());
-                Some(inode.map(|inode| (entry.name, Handle::Inode(Box::new(inode)))))
+                let handle = match image.inode(entry.nid) {
+                    Ok(inode) => Handle::Inode(Box::new(inode)),
+                    Err(error) => Handle::Broken(error.to_string()),
+                };
+                Some(Ok((entry.name, handle)))
             }
             #[cfg(target_os = "linux")]
             Self::Directory { dir, names } => {
@@ -364,7 +373,7 @@ mod local {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            nlink: u64::from(stat.st_nlink),
+            nlink: link_count(&stat),
             size: stat.st_size.unsigned_abs(),
             mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
             rdev: (0, 0),
@@ -413,6 +422,11 @@ mod local {
             }
         }
         Ok(done)
+    }
+
+    #[allow(clippy::useless_conversion, reason = "narrower on some machines")]
+    fn link_count(stat: &rustix::fs::Stat) -> u64 {
+        u64::from(stat.st_nlink)
     }
 
     /// Where the file system cannot tell, everything is data.

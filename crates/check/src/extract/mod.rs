@@ -155,5 +155,5 @@ pub fn extract(
     if context.cancelled() {
         return Err(Error::Cancelled);
     }
-    walk::Job::new(engine, target, options, context)?.run()
+    Ok(walk::Job::new(engine, target, options, context)?.run())
 }

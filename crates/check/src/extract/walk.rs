@@ -180,7 +180,7 @@ impl<'a> Job<'a> {
         Ok(dir)
     }
 
-    pub(super) fn run(self) -> Result<ExtractReport> {
+    pub(super) fn run(self) -> ExtractReport {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let threads = self.context.threads();
         pool::run(threads, first.into_iter().collect(), Worker::default, |tasks, worker, task| {
@@ -196,7 +196,7 @@ impl<'a> Job<'a> {
         let complete = !self.is_stopped();
         let totals = &self.totals;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Ok(ExtractReport {
+        ExtractReport {
             directories: get(&totals.directories),
             files: get(&totals.files),
             symlinks: get(&totals.symlinks),
@@ -210,7 +210,7 @@ impl<'a> Job<'a> {
             complete,
             problems_total: get(&self.problems_total),
             problems: self.problems.into_inner().unwrap_or_else(PoisonError::into_inner),
-        })
+        }
     }
 
     pub(super) fn image(&self) -> &Image {
@@ -402,7 +402,7 @@ impl<'a> Job<'a> {
             }
             _ => self.special(dir, fd, &entry.name, &inode),
         };
-        self.conclude(dir, &entry.name, &inode, result);
+        self.conclude(dir, &entry.name, &inode, &result);
     }
 
     /// Makes a regular file; whether it is complete.
@@ -506,7 +506,7 @@ impl<'a> Job<'a> {
         self.set_attributes(On::File(target.as_fd()), inode, |kind, text, errno| {
             self.problem(dir, Some((name, inode.nid)), kind, text, errno);
         });
-        self.conclude(dir, name, inode, Ok(()));
+        self.conclude(dir, name, inode, &Ok(()));
     }
 
     /// Counts what was made, or reports why it was not; links its other names.
@@ -515,14 +515,14 @@ impl<'a> Job<'a> {
         dir: &Arc<Dir>,
         name: &[u8],
         inode: &Inode,
-        result: std::result::Result<(), Failure>,
+        result: &std::result::Result<(), Failure>,
     ) {
         let counter = match inode.file_type {
             FileType::Regular => &self.totals.files,
             FileType::Symlink => &self.totals.symlinks,
             _ => &self.totals.specials,
         };
-        match &result {
+        match result {
             Ok(()) => {
                 counter.fetch_add(1, Ordering::Relaxed);
             }

@@ -20,7 +20,7 @@ const POSITION_BITS: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Node {
     nid: Nid,
-    parent: Option<Arc<Node>>,
+    parent: Option<Arc<Self>>,
 }
 
 impl Node {

@@ -257,7 +257,7 @@ impl<'a> Check<'a> {
     fn finish(self) -> CheckReport {
         let complete = !self.is_over();
         let mut findings = std::mem::take(&mut *lock(&self.findings));
-        findings.sort_by(|a, b| (a.code, a.nid, a.offset).cmp(&(b.code, b.nid, b.offset)));
+        findings.sort_by_key(|finding| (finding.code, finding.nid, finding.offset));
         if !self.context.cancelled() {
             self.resolve_paths(&mut findings);
         }

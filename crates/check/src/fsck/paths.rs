@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Part of a path, shared by all below.
 struct Part {
     name: Vec<u8>,
-    parent: Option<Arc<Part>>,
+    parent: Option<Arc<Self>>,
 }
 
 impl Drop for Part {
