@@ -4,19 +4,17 @@
 pub(crate) mod build;
 pub(crate) mod cat;
 pub(crate) mod check;
-pub(crate) mod dump;
+mod diff;
+mod dump;
 pub(crate) mod extract;
-pub(crate) mod ls;
+mod ls;
 pub(crate) mod mount;
 mod shell;
 mod stat;
 
 use crate::args::{Command, ImageArgs};
-use anyhow::Context;
-use ferrofs_image::{Image, Inode};
+use ferrofs_image::Image;
 use ferrofs_serve::ImageFiles;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 /// Runs a command; gives the exit code.
 pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
@@ -28,7 +26,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Cat(args) => cat::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Dump(args) => dump::run(&args),
-        Command::Diff(_) => unreachable!(),
+        Command::Diff(args) => diff::run(&args),
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => mount::unmount(&args),
         Command::Completions { shell } => shell::completions(shell),
@@ -56,10 +54,4 @@ impl ImageArgs {
     pub(crate) fn open_whole(&self) -> anyhow::Result<Image> {
         Ok(self.files().open_whole()?)
     }
-}
-
-/// The inode at a path of an image.
-pub(crate) fn resolve(image: &Image, path: &Path) -> anyhow::Result<Inode> {
-    let bytes = path.as_os_str().as_bytes();
-    image.resolve(bytes).with_context(|| crate::output::shown(bytes))
 }

@@ -34,7 +34,8 @@ impl std::error::Error for Advice {}
 pub(crate) fn is_broken_pipe(error: &Error) -> bool {
     error.chain().any(|cause| {
         let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        let json =
+            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
         kind.or(json) == Some(io::ErrorKind::BrokenPipe)
     })
 }
@@ -87,7 +88,9 @@ fn help(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         match error {
             ImageError::DeviceCount { .. } => "see the devices with: ferrofs dump IMAGE",
             ImageError::NotFound => "ferrofs ls -R IMAGE lists what is there",
-            ImageError::Corrupt { place, .. } if place.nid.is_none() && place.offset == Some(1024) => {
+            ImageError::Corrupt { place, .. }
+                if place.nid.is_none() && place.offset == Some(1024) =>
+            {
                 "is it an EROFS image? If it begins inside the file, say where with --offset"
             }
             error if error.is_corruption() => "ferrofs check IMAGE finds all that is wrong with it",

@@ -11,6 +11,7 @@
 mod args;
 mod commands;
 mod errors;
+mod hints;
 mod json;
 mod output;
 mod personality;

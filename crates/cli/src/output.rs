@@ -2,6 +2,7 @@
 //! The standard output: buffered, and names made harmless where a terminal would obey them.
 
 use ferrofs_check::RawPath;
+use ferrofs_format::inode::FileType;
 use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
@@ -50,11 +51,17 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     RawPath(bytes.to_vec()).to_string()
 }
 
+/// The letter for the type bits of a mode.
+pub(crate) fn kind_letter(mode: u16) -> char {
+    FileType::from_mode(mode).map_or('?', FileType::letter)
+}
+
 /// `drwxr-xr-x`, as ls(1) has it.
 pub(crate) fn mode_text(letter: char, mode: u16) -> String {
     let mut text = String::with_capacity(10);
     text.push(letter);
-    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
+    for (shift, special, set, unset) in
+        [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
     {
         let bits = mode >> shift;
         text.push(if bits & 4 != 0 { 'r' } else { '-' });

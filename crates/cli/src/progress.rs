@@ -15,8 +15,11 @@ impl Bar {
     /// A bar, hidden where nobody looks or wants it.
     pub(crate) fn new(quiet: bool, message: &'static str) -> Self {
         let shown = !quiet && std::io::stderr().is_terminal();
-        let target =
-            if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let target = if shown {
+            ProgressDrawTarget::stderr_with_hz(10)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_message(message);
         Self { bar }

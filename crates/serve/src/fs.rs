@@ -10,9 +10,7 @@ use crate::node::{nid_of, node_of};
 use ferrofs_engine::{Engine, EngineConfig, OpenFile};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
-use ferrofs_fuse::{
-    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, StatFs, Timestamp, Whence,
-};
+use ferrofs_fuse::{Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, StatFs, Timestamp, Whence};
 use ferrofs_image::{Error, Image, Inode, Nid, Source};
 use quick_cache::sync::Cache;
 use std::fmt;
@@ -246,9 +244,12 @@ mod tests {
 
     #[test]
     fn device_numbers_are_encoded_as_the_kernel_does() {
-        for ((major, minor), word) in
-            [((1, 3), 0x103), ((7, 123), 0x77b), ((4095, 0xf_ffff), u32::MAX), ((8, 256), 0x10_0800)]
-        {
+        for ((major, minor), word) in [
+            ((1, 3), 0x103),
+            ((7, 123), 0x77b),
+            ((4095, 0xf_ffff), u32::MAX),
+            ((8, 256), 0x10_0800),
+        ] {
             assert_eq!(device_word((major, minor)), word, "{major}:{minor}");
         }
     }

@@ -46,7 +46,8 @@ mod tests {
             assert_eq!(node_of(root, root), ROOT_NODE);
             assert_eq!(nid_of(ROOT_NODE, root), root);
             let near = [root.0.wrapping_sub(1), root.0.wrapping_add(1)];
-            for nid in [0, 1, 2, 3, 35, 36, 37, metabox, metabox | 1, u64::MAX - 1].iter().chain(&near)
+            for nid in
+                [0, 1, 2, 3, 35, 36, 37, metabox, metabox | 1, u64::MAX - 1].iter().chain(&near)
             {
                 let node = node_of(Nid(*nid), root);
                 assert_eq!(nid_of(node, root), Nid(*nid));

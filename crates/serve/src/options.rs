@@ -76,16 +76,52 @@ impl Default for FuseOptions {
 
 /// Options that mount(8) and the init system keep for themselves, or that say what is so anyway.
 const MEANINGLESS: [&str; 30] = [
-    "defaults", "ro", "rw", "exec", "atime", "relatime", "norelatime", "strictatime", "diratime",
-    "symfollow", "sync", "async", "dirsync", "silent", "loud", "lazytime", "nolazytime", "auto",
-    "noauto", "nofail", "_netdev", "owner", "group", "iversion", "noiversion", "mand", "nomand",
-    "nouser", "loop", "nostrictatime",
+    "defaults",
+    "ro",
+    "rw",
+    "exec",
+    "atime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "diratime",
+    "symfollow",
+    "sync",
+    "async",
+    "dirsync",
+    "silent",
+    "loud",
+    "lazytime",
+    "nolazytime",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "owner",
+    "group",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+    "nouser",
+    "loop",
+    "nostrictatime",
 ];
 
 /// Options of the kernel's EROFS that go to it as they are.
 const OF_KERNEL: [&str; 12] = [
-    "user_xattr", "nouser_xattr", "acl", "noacl", "cache_strategy", "dax", "directio", "fsid",
-    "domain_id", "inode_share", "source", "context",
+    "user_xattr",
+    "nouser_xattr",
+    "acl",
+    "noacl",
+    "cache_strategy",
+    "dax",
+    "directio",
+    "fsid",
+    "domain_id",
+    "inode_share",
+    "source",
+    "context",
 ];
 
 impl MountOptions {
@@ -284,7 +320,8 @@ mod tests {
         assert_eq!(options.devices, [PathBuf::from("/a b"), PathBuf::from("c=d")]);
         assert_eq!(options.offset, Some(8192));
         let value = Some(String::from("disabled"));
-        let expected = [(String::from("cache_strategy"), value), (String::from("user_xattr"), None)];
+        let expected =
+            [(String::from("cache_strategy"), value), (String::from("user_xattr"), None)];
         assert_eq!(options.kernel, expected);
         assert!(options.not_for_fuse().is_some() && options.not_for_kernel().is_none());
     }

@@ -5,7 +5,7 @@
 //! their end.
 
 use crate::mount::FusePlan;
-use crate::{Chosen, Error, ErofsFs, Result};
+use crate::{Chosen, ErofsFs, Error, Result};
 use ferrofs_engine::EngineConfig;
 use ferrofs_fuse::{Session, SessionStats, Unmounter};
 use ferrofs_linux::UnmountFlags;
@@ -25,10 +25,8 @@ impl Server {
         let FusePlan { image, spec, chosen } = plan;
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
         let config = spec.options.session(&source.to_string_lossy());
-        let engine = EngineConfig {
-            cache_bytes: spec.options.fuse.cache_bytes,
-            ..EngineConfig::default()
-        };
+        let engine =
+            EngineConfig { cache_bytes: spec.options.fuse.cache_bytes, ..EngineConfig::default() };
         let fs = Arc::new(ErofsFs::new(Arc::new(image), engine));
         let session = Session::mount(Arc::clone(&fs) as _, &spec.target, config)?;
         Ok(Self { session, fs, chosen })

@@ -41,6 +41,13 @@ pub(crate) struct BuildArgs {
     )]
     pub(crate) pcluster_size: Option<u32>,
 
+    /// Read sizes of compressed units for files by pattern from this file
+    ///
+    /// Its lines are SIZE PATTERN: a size as for --pcluster-size, or 0 for files that are not to be
+    /// compressed, and a regular expression; the first that matches in a path counts.
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub(crate) hints: Option<PathBuf>,
+
     /// Write the indexes of kernels before 5.3
     #[arg(long, help_heading = "Data")]
     pub(crate) legacy_indexes: bool,
@@ -127,11 +134,23 @@ pub(crate) struct BuildArgs {
     pub(crate) force_gid: Option<u32>,
 
     /// Add to every user id
-    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, help_heading = "Owners")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_hyphen_values = true,
+        help_heading = "Owners"
+    )]
     pub(crate) uid_offset: i64,
 
     /// Add to every group id
-    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, help_heading = "Owners")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_hyphen_values = true,
+        help_heading = "Owners"
+    )]
     pub(crate) gid_offset: i64,
 
     /// Leave extended attributes out

@@ -42,9 +42,8 @@ impl Job {
         self.walk.avoid.extend(self.blob.clone());
         let walked = Walk::run(&self.source, &self.walk)?;
         let target = Target { image: &self.image, blob: self.blob.as_deref() };
-        let report =
-            ferrofs_build::build(&walked.tree, &walked.source, &self.options, target, bar)
-                .with_context(|| format!("no image was made of {}", self.source.display()))?;
+        let report = ferrofs_build::build(&walked.tree, &walked.source, &self.options, target, bar)
+            .with_context(|| format!("no image was made of {}", self.source.display()))?;
         bar.finish();
         Ok(Built { report, walk: walked.report })
     }
@@ -77,6 +76,11 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
             legacy_indexes: args.legacy_indexes,
         }),
     };
+    let mut warn = |text| eprintln!("ferrofs: {text}");
+    let hints = match &args.hints {
+        Some(path) => crate::hints::read(path, args.block_size, &mut warn)?,
+        None => Vec::new(),
+    };
     let chunks = args.chunk_size.map(|size| Chunks {
         size,
         entries: match args.chunk_entries {
@@ -94,6 +98,7 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
     let options = BuildOptions {
         block_bits,
         compression,
+        hints,
         chunks,
         inline_tails: !args.no_inline_tails,
         inode_form: match args.inodes {
@@ -162,7 +167,8 @@ pub(crate) fn exclude(paths: &[PathBuf], patterns: &[String]) -> anyhow::Result<
 pub(crate) fn source_date_epoch() -> anyhow::Result<Option<i64>> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
     let seconds = text.to_str().and_then(|text| text.parse().ok());
-    let bad = || anyhow::anyhow!("SOURCE_DATE_EPOCH is not a number of seconds: {}", text.display());
+    let bad =
+        || anyhow::anyhow!("SOURCE_DATE_EPOCH is not a number of seconds: {}", text.display());
     seconds.ok_or_else(bad).map(Some)
 }
 
@@ -336,8 +342,12 @@ mod tests {
         let Uuid::Given(bytes) = uuid(text).unwrap() else { panic!("a UUID") };
         assert_eq!(uuid_text(&bytes), text);
         assert!(matches!(uuid("clear").unwrap(), Uuid::Clear));
-        for bad in ["", "1", "1234567-89abc-def0-1122-334455667788", "g2345678-9abc-def0-1122-334455667788"]
-        {
+        for bad in [
+            "",
+            "1",
+            "1234567-89abc-def0-1122-334455667788",
+            "g2345678-9abc-def0-1122-334455667788",
+        ] {
             assert!(uuid(bad).is_err(), "{bad}");
         }
     }

@@ -19,8 +19,9 @@ pub(crate) fn run(args: &CatArgs) -> anyhow::Result<u8> {
     let engine = Engine::new(Arc::clone(&image), EngineConfig::default());
     let mut out = Out::new();
     for path in &args.paths {
-        let inode = super::resolve(&image, path)?;
-        copy(&engine, &inode, &mut out).with_context(|| shown(path.as_os_str().as_bytes()))?;
+        let path = path.as_os_str().as_bytes();
+        let inode = ferrofs_check::find(&image, path, None)?;
+        copy(&engine, &inode, &mut out).with_context(|| shown(path))?;
     }
     out.flush()?;
     Ok(0)

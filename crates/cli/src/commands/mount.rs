@@ -42,8 +42,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         _ => MountMethod::Auto,
     };
     let spec = MountSpec { files: args.image.files(), target: args.target, method, options };
-    let running =
-        Running { program: "ferrofs", foreground: args.foreground, quiet: args.quiet };
+    let running = Running { program: "ferrofs", foreground: args.foreground, quiet: args.quiet };
     mount(spec, running)
 }
 

@@ -1,76 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `stat`.
 
-use super::ls::Row;
 use crate::args::StatArgs;
 use crate::json::Array;
-use crate::output::{Out, hex, mode_text, shown};
+use crate::output::{Out, kind_letter, mode_text};
 use crate::{size, time};
 use anyhow::Context;
-use ferrofs_check::RawPath;
-use ferrofs_image::{Image, Inode, Xattr};
-use serde::Serialize;
-use std::io::Write;
+use ferrofs_check::{RawPath, Stat};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-
-#[derive(Serialize)]
-struct Details {
-    #[serde(flatten)]
-    row: Row,
-    layout: &'static str,
-    inode_bytes: usize,
-    inode_offset: u64,
-    in_metabox: bool,
-    stored_bytes: u64,
-    xattrs: Vec<XattrRow>,
-}
-
-#[derive(Serialize)]
-struct XattrRow {
-    name: RawPath,
-    value_hex: String,
-    shared: bool,
-    visible: bool,
-}
-
-impl Details {
-    fn new(image: &Image, path: &[u8], inode: &Inode) -> anyhow::Result<Self> {
-        let xattrs = image.xattrs(inode)?;
-        Ok(Self {
-            row: Row::new(image, RawPath(path.to_vec()), inode)?,
-            layout: inode.layout().name(),
-            inode_bytes: inode.record.record_len(),
-            inode_offset: inode.offset(),
-            in_metabox: inode.nid.in_metabox(),
-            stored_bytes: inode.blocks_512(image).saturating_mul(512),
-            xattrs: xattrs.iter().map(XattrRow::new).collect(),
-        })
-    }
-}
-
-impl XattrRow {
-    fn new(xattr: &Xattr) -> Self {
-        Self {
-            name: RawPath(xattr.name.clone()),
-            value_hex: hex(&xattr.value),
-            shared: xattr.shared,
-            visible: xattr.visible,
-        }
-    }
-}
 
 pub(crate) fn run(args: &StatArgs) -> anyhow::Result<u8> {
     let image = args.image.open()?;
     let mut out = Out::new();
     let mut array = args.json.then(|| Array::begin(&mut out)).transpose()?;
     for path in &args.paths {
-        let bytes = path.as_os_str().as_bytes();
-        let inode = super::resolve(&image, path)?;
-        if let Some(array) = &mut array {
-            let details = Details::new(&image, bytes, &inode).with_context(|| shown(bytes))?;
-            array.push(&mut out, &details)?;
-        } else {
-            text(&image, bytes, &inode, &mut out).with_context(|| shown(bytes))?;
+        let raw = RawPath::from(path.as_os_str().as_bytes());
+        let inode = ferrofs_check::find(&image, raw.as_bytes(), None)?;
+        let stat =
+            ferrofs_check::stat(&image, raw.clone(), &inode).with_context(|| raw.to_string())?;
+        match &mut array {
+            Some(array) => array.push(&mut out, &stat)?,
+            None => show(&mut out, &stat)?,
         }
     }
     if let Some(array) = array {
@@ -80,48 +31,48 @@ pub(crate) fn run(args: &StatArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn text(image: &Image, path: &[u8], inode: &Inode, out: &mut Out) -> anyhow::Result<()> {
+fn show(out: &mut Out, stat: &Stat) -> io::Result<()> {
+    let row = &stat.listing;
     write!(out, "  File: ")?;
-    out.write_name(path)?;
-    if inode.file_type == ferrofs_format::inode::FileType::Symlink {
+    out.write_name(row.path.as_bytes())?;
+    if let Some(target) = &row.target {
         write!(out, " -> ")?;
-        out.write_name(&image.readlink(inode)?)?;
+        out.write_name(target.as_bytes())?;
     }
-    let stored = inode.blocks_512(image).saturating_mul(512);
-    writeln!(out)?;
+    let stored = stat.blocks_512.saturating_mul(512);
     writeln!(
         out,
-        "  Size: {} ({})   Stored: {stored}   {}",
-        inode.size,
-        size::show(inode.size),
-        super::ls::kind_name(inode.file_type)
+        "\n  Size: {} ({})   Stored: {stored}   Type: {}",
+        row.size,
+        size::show(row.size),
+        row.kind
     )?;
-    let record = if inode.record.is_extended() { "extended" } else { "compact" };
     writeln!(
         out,
-        " Inode: {} ({record}, at {:#x} of {})   Links: {}   Layout: {}",
-        inode.nid,
-        inode.offset(),
-        inode.space(),
-        inode.nlink,
-        inode.layout().name()
+        "   Nid: {}   Inode: {}   Links: {}   Layout: {}",
+        row.nid, stat.ino, row.nlink, stat.layout
+    )?;
+    let record = if stat.extended { "extended" } else { "compact" };
+    writeln!(
+        out,
+        "Record: {record}, at {:#x} of {}, with {} bytes of xattrs",
+        stat.offset, stat.space, stat.xattr_bytes
     )?;
     write!(
         out,
         "Access: {:04o}/{}   Uid: {}   Gid: {}",
-        inode.mode & 0o7777,
-        mode_text(inode.file_type.letter(), inode.mode),
-        inode.uid,
-        inode.gid
+        row.mode & 0o7777,
+        mode_text(kind_letter(row.mode), row.mode),
+        row.uid,
+        row.gid
     )?;
-    if let Some((major, minor)) = super::ls::device_of(inode) {
+    if let Some((major, minor)) = row.rdev {
         write!(out, "   Device: {major}, {minor}")?;
     }
-    writeln!(out, "\nModify: {}", time::show_precise(inode.mtime, inode.mtime_nsec))?;
-    for xattr in image.xattrs(inode)? {
-        write!(out, " Xattr: ")?;
-        out.write_name(&xattr.name)?;
-        write!(out, "=0x{}", hex(&xattr.value))?;
+    writeln!(out, "\nModify: {}", time::show_precise(row.mtime, row.mtime_nsec))?;
+    for xattr in &stat.xattrs {
+        // Values hold anything: they are escaped wherever they go.
+        write!(out, " Xattr: {}=\"{}\"", xattr.name, xattr.value)?;
         let marks = [(xattr.shared, "shared"), (!xattr.visible, "hidden")];
         for (_, mark) in marks.iter().filter(|(set, _)| *set) {
             write!(out, " ({mark})")?;

@@ -209,9 +209,17 @@ mod tests {
 
     #[test]
     fn numbers() {
-        for (text, value) in
-            [("12", Some(12)), ("0x10", Some(16)), ("010", Some(8)), ("0", Some(0)), ("-1", Some(-1)), ("", None), ("--1", None), ("1x", None), ("+", None)]
-        {
+        for (text, value) in [
+            ("12", Some(12)),
+            ("0x10", Some(16)),
+            ("010", Some(8)),
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("", None),
+            ("--1", None),
+            ("1x", None),
+            ("+", None),
+        ] {
             assert_eq!(number("x", Some(OsStr::new(text))).ok(), value, "{text}");
         }
     }

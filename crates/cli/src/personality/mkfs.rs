@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mkfs.erofs`.
 
-mod hints;
 mod options;
 
 use super::getopt::{self, Item};

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The options of `mkfs.erofs` and what they mean for a build.
 
-use super::hints;
 use crate::commands::build::{self, Job};
 use crate::personality::getopt::{Item, Spec, Value, dashed, number, text};
 use crate::personality::{Tool, unsupported, usage};
-use crate::size;
+use crate::{hints, size};
 use ferrofs_build::{
-    BlockBits, BuildOptions, ChunkEntries, Chunks, Compression, InodeForm, Uuid, XattrOptions,
+    BlockBits, BuildOptions, ChunkEntries, Chunks, Compression, InodeForm, XattrOptions,
 };
 use ferrofs_tree::{Ownership, WalkOptions};
 use std::ffi::OsStr;
@@ -286,17 +285,18 @@ impl Parsed {
                 legacy_indexes: self.legacy,
             }),
         };
-        if let Some(path) = &self.hints {
-            let mut warn = |text| eprintln!("mkfs.erofs: {text}");
-            let hints = hints::read(path, self.block_size, &mut warn)?;
-            apply_hints(&hints, compression.as_ref());
-        }
+        let mut warn = |text| eprintln!("mkfs.erofs: {text}");
+        let hints = match &self.hints {
+            Some(path) => hints::read(path, self.block_size, &mut warn)?,
+            None => Vec::new(),
+        };
         let epoch = build::source_date_epoch()?;
         let all = self.timestamp.filter(|_| self.files_too);
         let xattrs = self.xattrs.is_some();
         let options = BuildOptions {
             block_bits,
             compression,
+            hints,
             chunks: self.chunk_size.map(|size| Chunks { size, entries: self.chunk_entries }),
             xattrs: self.xattrs,
             build_time: self.timestamp.or(epoch),
@@ -316,26 +316,11 @@ impl Parsed {
     }
 }
 
-/// Hints change how files are cut, never their content, so that an image without them is right, if
-/// not what was asked for: the user is told.
-fn apply_hints(hints: &[hints::Hint], compression: Option<&Compression>) {
-    let Some(compression) = compression else { return };
-    let other = |hint: &&hints::Hint| {
-        hint.pcluster_size != compression.pcluster_size || hint.algorithm != 0
-    };
-    if let Some(hint) = hints.iter().find(other) {
-        eprintln!(
-            "mkfs.erofs: --compress-hints: {} bytes for `{}` are not possible yet; all files have \
-             clusters of {} bytes (see docs/status.md)",
-            hint.pcluster_size, hint.pattern, compression.pcluster_size
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::personality::getopt;
+    use ferrofs_build::Uuid;
     use std::ffi::OsString;
 
     fn request(text: &str) -> anyhow::Result<Request> {
@@ -399,7 +384,8 @@ mod tests {
 
     #[test]
     fn what_is_off_is_no_error() {
-        for text in ["-E^fragments,^dedupe", "--zD=0", "--MZ=0", "--clean", "--clean=data", "-x-1"] {
+        for text in ["-E^fragments,^dedupe", "--zD=0", "--MZ=0", "--clean", "--clean=data", "-x-1"]
+        {
             request(&format!("{text} img /")).unwrap();
         }
     }

@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The file of `--compress-hints`: lines of `SIZE [ALGORITHM] PATTERN`, `#` begins a comment.
 
+use ferrofs_build::PclusterHint;
+use regex::bytes::RegexBuilder;
 use std::path::Path;
 
-/// One line.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Hint {
-    /// Bytes of a compressed cluster; 0: not compressed.
-    pub(super) pcluster_size: u32,
-    /// Which of the compressors of `-z`.
-    pub(super) algorithm: u32,
-    /// Files whose path this expression matches.
-    pub(super) pattern: String,
-}
-
 /// Reads a file of hints. A size that is not possible is reported to `warn` and left out.
-pub(super) fn read(
+pub(crate) fn read(
     path: &Path,
     block_size: u32,
     warn: &mut dyn FnMut(String),
-) -> anyhow::Result<Vec<Hint>> {
+) -> anyhow::Result<Vec<PclusterHint>> {
     use anyhow::Context;
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text, block_size, warn).with_context(|| path.display().to_string())
 }
 
@@ -30,7 +21,7 @@ fn parse(
     text: &str,
     block_size: u32,
     warn: &mut dyn FnMut(String),
-) -> anyhow::Result<Vec<Hint>> {
+) -> anyhow::Result<Vec<PclusterHint>> {
     const SIZE_MAX: u32 = 1 << 20;
     let mut hints = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -42,22 +33,24 @@ fn parse(
         let size = words.next().and_then(|word| crate::size::parse_u32(word).ok());
         let Some(size) = size else { anyhow::bail!("line {number}: no size at its beginning") };
         let rest: Vec<&str> = words.collect();
-        let (algorithm, pattern) = match rest[..] {
-            [pattern] => (0, pattern),
-            [algorithm, pattern] => match algorithm.parse() {
-                Ok(algorithm) => (algorithm, pattern),
-                Err(_) => anyhow::bail!("line {number}: no number of a compressor: {algorithm}"),
-            },
+        let pattern = match rest[..] {
+            [pattern] | ["0", pattern] => pattern,
+            [algorithm, _] => anyhow::bail!(
+                "line {number}: compressor {algorithm}, but only one is supported yet, number 0"
+            ),
             _ => anyhow::bail!("line {number}: there must be a size and one pattern"),
         };
-        if let Err(error) = crate::commands::build::exclude(&[], &[pattern.to_owned()]) {
-            anyhow::bail!("line {number}: {error:#}");
-        }
+        // Names are bytes, not characters, and may hold newlines.
+        let mut builder = RegexBuilder::new(pattern);
+        let pattern = match builder.unicode(false).dot_matches_new_line(true).build() {
+            Ok(pattern) => pattern,
+            Err(error) => anyhow::bail!("line {number}: {error}"),
+        };
         if size > SIZE_MAX || !size.is_multiple_of(block_size) {
             warn(format!("compress hints, line {number}: {size} is no possible size; left out"));
             continue;
         }
-        hints.push(Hint { pcluster_size: size, algorithm, pattern: pattern.to_owned() });
+        hints.push(PclusterHint { pattern, pcluster_size: size });
     }
     Ok(hints)
 }
@@ -69,14 +62,11 @@ mod tests {
     #[test]
     fn lines() {
         let mut warnings = Vec::new();
-        let text = "# comment\n0 \\.c$\n1048577  \\.am$\n 8192 1 \\.h$\n\n16k x\n";
+        let text = "# comment\n0 \\.c$\n1048577  \\.am$\n 8192 0 \\.h$\n\n16k x\n";
         let hints = parse(text, 4096, &mut |text| warnings.push(text)).unwrap();
-        let hint = |pcluster_size, algorithm, pattern: &str| Hint {
-            pcluster_size,
-            algorithm,
-            pattern: pattern.to_owned(),
-        };
-        assert_eq!(hints, [hint(0, 0, "\\.c$"), hint(8192, 1, "\\.h$"), hint(16384, 0, "x")]);
+        let found: Vec<_> =
+            hints.iter().map(|hint| (hint.pcluster_size, hint.pattern.as_str())).collect();
+        assert_eq!(found, [(0, "\\.c$"), (8192, "\\.h$"), (16384, "x")]);
         assert_eq!(warnings.len(), 1);
         for bad in ["0", "x \\.c$", "4096 a b", "4096 1 b c", "4096 ("] {
             assert!(parse(bad, 4096, &mut |_| ()).is_err(), "{bad}");
