@@ -59,6 +59,7 @@ const INPUT_MAX: usize = 0x7E00_0000;
 
 /// Decodes a whole block that must become exactly `dst.len()` bytes.
 pub(crate) fn decode_exact(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
+    check_distances(src, dst.len())?;
     let (src_len, dst_len) = (decode_len(src.len())?, decode_len(dst.len())?);
     // SAFETY: both pointers are valid for the lengths given with them, which are the slices' own;
     // `src` and `dst` do not overlap, being a shared and an exclusive borrow. The function reads
@@ -71,6 +72,7 @@ pub(crate) fn decode_exact(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError
 
 /// Decodes the head of a block.
 pub(crate) fn decode_prefix(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
+    check_distances(src, dst.len())?;
     let (src_len, dst_len) = (decode_len(src.len())?, decode_len(dst.len())?);
     // SAFETY: as in `decode_exact`; target size and capacity are both the length of `dst`.
     let decoded = unsafe {
@@ -121,6 +123,7 @@ pub fn lz4_decode_in_place(
     }
     let (src_size, dst_size) = (decode_len(src_len)?, decode_len(out_len)?);
     let start = buf.len() - src_len;
+    check_distances(&buf[start..], out_len)?;
     let base = buf.as_mut_ptr();
     // SAFETY: `start <= buf.len()`, so the result points into `buf` or one past its end.
     let src = unsafe { base.add(start) };
@@ -132,6 +135,76 @@ pub fn lz4_decode_in_place(
     let decoded =
         unsafe { LZ4_decompress_safe(src.cast_const().cast(), base.cast(), src_size, dst_size) };
     check_decoded(decoded, out_len)
+}
+
+/// Refuses matches at distance 0, which no compressor writes: the library takes them, and gives what
+/// was in the output before, which may be bytes of another file. Looks no further than `wanted`
+/// bytes of output, since padding may follow there.
+fn check_distances(src: &[u8], wanted: usize) -> Result<(), DecodeError> {
+    // Such a distance is two zero bytes. Most blocks have none, and a search for them costs little.
+    if has_zero_pair(src) && has_zero_distance(src, wanted).unwrap_or(false) {
+        let reason = Corruption::Malformed;
+        return Err(DecodeError::Corrupt { algorithm: Algorithm::Lz4, reason });
+    }
+    Ok(())
+}
+
+/// Whether two zero bytes stand side by side; may say yes if they do not.
+fn has_zero_pair(src: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    let words = src.chunks_exact(8);
+    let rest = words.remainder();
+    let mut before = 0;
+    for word in words {
+        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        // The top bit of every zero byte, and sometimes of a byte behind one.
+        let zeros = word.wrapping_sub(ONES) & !word & TOPS;
+        if zeros & (zeros << 8 | before) != 0 {
+            return true;
+        }
+        before = zeros >> 56;
+    }
+    before != 0 || rest.windows(2).any(|pair| pair == [0, 0])
+}
+
+/// Walks the sequences of a block; `None` if it is malformed, which decoding will find.
+fn has_zero_distance(src: &[u8], wanted: usize) -> Option<bool> {
+    let mut bytes = src;
+    let mut decoded = 0_usize;
+    loop {
+        let token = usize::from(*bytes.split_off_first()?);
+        let literals = run_len(&mut bytes, token >> 4)?;
+        bytes = bytes.get(literals..)?;
+        decoded += literals;
+        if decoded >= wanted || bytes.is_empty() {
+            return Some(false);
+        }
+        let (distance, behind) = bytes.split_first_chunk::<2>()?;
+        if distance == &[0, 0] {
+            return Some(true);
+        }
+        bytes = behind;
+        decoded += run_len(&mut bytes, token & 15)? + 4;
+        if decoded >= wanted {
+            return Some(false);
+        }
+    }
+}
+
+/// A length whose first four bits stand in the token. Grows by at most 255 a byte of input.
+fn run_len(bytes: &mut &[u8], nibble: usize) -> Option<usize> {
+    let mut len = nibble;
+    if nibble == 15 {
+        loop {
+            let byte = *bytes.split_off_first()?;
+            len += usize::from(byte);
+            if byte < 255 {
+                break;
+            }
+        }
+    }
+    Some(len)
 }
 
 fn decode_len(len: usize) -> Result<c_int, DecodeError> {

@@ -273,3 +273,22 @@ proptest! {
         }
     }
 }
+
+/// The C library takes a match at distance 0 and gives the old bytes of the output for it.
+#[test]
+fn lz4_matches_at_distance_zero_are_refused() {
+    // One literal, a match of 19 bytes at distance 0, five literals; and the same at distance 1.
+    let block = |distance| [0x1F, b'a', distance, 0, 0, 0x50, b'b', b'c', b'd', b'e', b'f'];
+    for old in [0, 0xEE] {
+        let mut out = [old; 25];
+        let mut decoder = Decoder::new();
+        decoder.decode_exact(Algorithm::Lz4, &LIMITS, &block(1), &mut out).unwrap();
+        assert_eq!(&out, b"aaaaaaaaaaaaaaaaaaaabcdef");
+        decoder.decode_exact(Algorithm::Lz4, &LIMITS, &block(0), &mut out).unwrap_err();
+        decoder.decode_prefix(Algorithm::Lz4, &LIMITS, &block(0), &mut out[..9]).unwrap_err();
+        // It is behind what is wanted.
+        decoder.decode_prefix(Algorithm::Lz4, &LIMITS, &block(0), &mut out[..1]).unwrap();
+        let mut buf = [&[old; 57 - 11][..], &block(0)].concat();
+        lz4_decode_in_place(&mut buf, 11, 25).unwrap_err();
+    }
+}
