@@ -180,8 +180,10 @@ impl SuperBlock {
     }
 
     fn validate(&self) -> Result<()> {
-        // The kernel wants the whole superblock in one page from byte 1024 on.
-        if self.byte_len() > 65536usize.saturating_sub(1024) {
+        // The kernel wants the whole superblock in the page that byte 1024 lies in. Pages are no
+        // smaller than blocks, and have 4 KiB at least.
+        let page = self.block_bits.size_usize().max(4096);
+        if self.byte_len() > page.saturating_sub(1024) {
             return Err(FormatError::corrupt(
                 "superblock has too many extension slots",
                 u64::from(self.ext_slots),
@@ -390,6 +392,7 @@ mod tests {
             (12, 17, "block size"),
             (90, 1, "directory block size"),
             (81, 2, "incompatible feature"),
+            (13, 255, "extension slots"),
         ];
         for &(offset, value, text) in table {
             let mut bytes = example();
