@@ -31,6 +31,7 @@ pub(crate) struct Device {
     size: u64,
 }
 
+#[expect(clippy::struct_field_names, reason = "they are the devices")]
 pub(crate) struct Devices {
     devices: Vec<Device>,
     slots: Vec<DeviceSlot>,
@@ -93,6 +94,11 @@ impl Devices {
 
     pub(crate) fn size(&self, device: u16) -> Option<u64> {
         self.devices.get(usize::from(device)).map(Device::size)
+    }
+
+    /// Bytes of all devices.
+    pub(crate) fn total_size(&self) -> u64 {
+        self.devices.iter().fold(0, |sum, device| sum.saturating_add(device.size()))
     }
 
     fn is_flat(&self) -> bool {

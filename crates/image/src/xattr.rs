@@ -8,6 +8,7 @@ use ferrofs_format::num::{u64_from_usize, usize_from_u32};
 use ferrofs_format::xattr::{
     LONG_PREFIX_FLAG, LongPrefix, XattrBody, XattrEntry, base_prefix, filter_bit, split_name,
 };
+use std::collections::HashSet;
 
 /// One attribute with its full name.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -138,9 +139,12 @@ impl Image {
     pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
         let body = self.xattr_body(inode)?;
         let mut found: Vec<Xattr> = Vec::new();
+        // A set, since a body can hold tens of thousands of names. A hidden name is not the visible
+        // one of the same spelling, which a long prefix without namespace can give it.
+        let mut known: HashSet<(Vec<u8>, bool)> = HashSet::new();
         self.visit_xattrs(inode, &body, |entry, shared| {
             if let Some((name, visible)) = self.full_name(&entry)
-                && !found.iter().any(|known| known.name == name)
+                && known.insert((name.clone(), visible))
             {
                 found.push(Xattr { name, value: entry.value.to_vec(), visible, shared });
             }

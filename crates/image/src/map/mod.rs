@@ -174,7 +174,8 @@ impl FileMap {
     /// Starts walking the map.
     #[must_use]
     pub const fn cursor<'a>(&'a self, image: &'a Image) -> MapCursor<'a> {
-        MapCursor { map: self, meta: MetaReader { image, page: None }, window: Window::EMPTY }
+        let meta = MetaReader { image, page: None };
+        MapCursor { map: self, meta, window: Window::EMPTY, ended: 0 }
     }
 }
 
@@ -184,6 +185,8 @@ pub struct MapCursor<'a> {
     map: &'a FileMap,
     meta: MetaReader<'a>,
     window: Window,
+    /// First offset behind the extent that was given last.
+    ended: u64,
 }
 
 impl MapCursor<'_> {
@@ -208,6 +211,15 @@ impl MapCursor<'_> {
             Kind::Records(records) => records.extent_at(map, &mut self.meta, offset)?,
         };
         self.check(&extent, offset)?;
+        // A table that is not sorted gives an extent for every offset, but not the same one always.
+        if offset == self.ended && extent.start != offset {
+            return Err(Error::corrupt(
+                Place::content(map.nid, offset),
+                "extents overlap",
+                extent.start,
+            ));
+        }
+        self.ended = extent.end();
         Ok(extent)
     }
 

@@ -83,7 +83,18 @@ impl RecordMap {
     }
 
     /// One pass over the 4-byte records, so that later lookups add up at most a few.
+    ///
+    /// The pass is long if the table is, so the table must not be longer than what is stored at all:
+    /// a metabox can claim 2^62 bytes of holes, which cost the image nothing.
     fn sum_addresses(&mut self, head: &Head<'_>, start: u64) -> Result<()> {
+        let stored = head.image.devices.total_size();
+        if self.count.saturating_mul(4) > stored {
+            return Err(Error::corrupt(
+                head.place,
+                "extent table is longer than the image",
+                self.count,
+            ));
+        }
         let mut meta = MetaReader { image: head.image, page: None };
         let mut first = [0; 8];
         meta.read(self.space, start, &mut first)?;
@@ -93,12 +104,12 @@ impl RecordMap {
                 self.checkpoints.push(physical);
             }
             let record = self.record(head.place, &mut meta, index)?;
-            physical = self.advance(physical, &record, head.place)?;
+            physical = Self::advance(physical, &record, head.place)?;
         }
         Ok(())
     }
 
-    fn advance(&self, physical: u64, record: &ExtentRecord, place: Place) -> Result<u64> {
+    fn advance(physical: u64, record: &ExtentRecord, place: Place) -> Result<u64> {
         // The tail's word may be half of a fragment's offset, but nothing follows it.
         let len = EncodedLen::parse(record.word).map_or(0, |word| word.len);
         physical.checked_add(u64::from(len)).ok_or(Error::corrupt(
@@ -186,7 +197,7 @@ impl RecordMap {
         let mut physical = self.checkpoints.get(usize_from_u64(slot)).copied().unwrap_or(0);
         for before in slot.saturating_mul(CHECKPOINT)..index {
             let record = self.record(place, meta, before)?;
-            physical = self.advance(physical, &record, place)?;
+            physical = Self::advance(physical, &record, place)?;
         }
         Ok(physical)
     }
