@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests that cross crates share: manifests of trees and the golden images.
+//! What tests that cross crates share: manifests of trees, the golden images, crafted images.
 
+pub mod craft;
+pub mod everything;
+pub mod exercise;
 pub mod golden;
 pub mod manifest;
