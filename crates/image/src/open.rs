@@ -23,6 +23,7 @@ pub struct OpenOptions {
     offset: u64,
     extra_devices: Vec<Box<dyn ReadAt>>,
     ignore_checksum: bool,
+    ignore_root: bool,
     metadata_cache_bytes: Option<u64>,
 }
 
@@ -32,6 +33,7 @@ impl fmt::Debug for OpenOptions {
             .field("offset", &self.offset)
             .field("extra_devices", &self.extra_devices.len())
             .field("ignore_checksum", &self.ignore_checksum)
+            .field("ignore_root", &self.ignore_root)
             .field("metadata_cache_bytes", &self.metadata_cache_bytes)
             .finish()
     }
@@ -59,6 +61,12 @@ impl OpenOptions {
     /// Opens images whose superblock checksum is wrong. For rescue only.
     pub const fn ignore_checksum(mut self, ignore: bool) -> Self {
         self.ignore_checksum = ignore;
+        self
+    }
+
+    /// Opens images whose root directory is corrupt, which is then an error of each use of it.
+    pub const fn ignore_root(mut self, ignore: bool) -> Self {
+        self.ignore_root = ignore;
         self
     }
 
@@ -92,7 +100,7 @@ impl OpenOptions {
             devices,
             superblock,
         };
-        image.finish()
+        image.finish(self.ignore_root)
     }
 }
 
@@ -126,7 +134,7 @@ impl Image {
     }
 
     /// Maps of the special inodes come first, since everything else may be addressed through them.
-    fn finish(mut self) -> Result<Self> {
+    fn finish(mut self, ignore_root: bool) -> Result<Self> {
         if let Some(nid) = self.superblock.packed {
             let map = self.special_map(nid, "packed inode is not a regular file")?;
             if map.has_fragment() {
@@ -143,6 +151,9 @@ impl Image {
             self.metabox = OnceLock::from(map);
         }
         self.prefixes = Prefixes::read(&self)?;
+        if ignore_root {
+            return Ok(self);
+        }
         let root = self.inode(self.superblock.root)?;
         if root.file_type != FileType::Directory {
             return Err(Error::corrupt(

@@ -18,6 +18,8 @@ pub struct ImageFiles {
     pub devices: Vec<PathBuf>,
     /// Opens it even if the superblock's checksum is wrong.
     pub ignore_checksum: bool,
+    /// Opens it even if the root directory is corrupt: each use of that is an error then.
+    pub ignore_root: bool,
 }
 
 impl ImageFiles {
@@ -29,7 +31,10 @@ impl ImageFiles {
     /// Opens the image.
     pub fn open(&self) -> Result<Image> {
         let mut options = OpenOptions::new();
-        options = options.offset(self.offset).ignore_checksum(self.ignore_checksum);
+        options = options
+            .offset(self.offset)
+            .ignore_checksum(self.ignore_checksum)
+            .ignore_root(self.ignore_root);
         for device in &self.devices {
             options = options.device(open(device)?);
         }

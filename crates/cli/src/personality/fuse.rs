@@ -43,7 +43,8 @@ Mounts an EROFS image by FUSE. This is ferrofs with the options of erofs-utils 1
 
 pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     let items = getopt::parse(SPECS, words).map_err(|text| usage(Tool::Fuse, text))?;
-    let mut files = ImageFiles::default();
+    // It mounts what has a superblock; whatever else is wrong is an error of who looks there.
+    let mut files = ImageFiles { ignore_root: true, ..ImageFiles::default() };
     let mut options = MountOptions::default();
     // As with libfuse, others get in only if that is asked for.
     options.fuse.allow_other = Some(false);
