@@ -347,7 +347,7 @@ impl Craft {
             let at = fit(metabox.len(), &bytes, self.bits.size_usize());
             metabox.resize(at, 0);
             metabox.extend_from_slice(&bytes);
-            Nid(Nid::METABOX_BIT | at as u64 / 32)
+            Nid(Nid::METABOX_BIT | (at as u64 / 32))
         } else {
             let at = fit(self.meta, &bytes, self.block());
             self.meta = at;
@@ -702,7 +702,7 @@ pub fn lclusters(
     for piece in pieces {
         heads.push((piece.start / block, (piece.start % block) as u16, *piece));
     }
-    if size % block != 0 && heads.last().is_none_or(|(at, _, _)| at + 1 < count) {
+    if !size.is_multiple_of(block) && heads.last().is_none_or(|(at, _, _)| at + 1 < count) {
         let eof = Piece {
             start: size,
             len: 0,

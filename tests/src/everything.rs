@@ -114,7 +114,7 @@ fn records(craft: &mut Craft) {
     let zstd = {
         let source = text(4 * block, 41);
         let mut encoder = ferrofs_codec::Method::parse("zstd,9")
-            .and_then(|method| Ok(method.encoder()))
+            .map(|method| method.encoder())
             .expect("a method")
             .expect("an encoder");
         let mut bytes = vec![0; 4 * block];

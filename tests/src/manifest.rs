@@ -175,10 +175,9 @@ fn image_row(image: &Image, path: &[u8], inode: &Inode) -> ferrofs_image::Result
         ..Row::default()
     };
     match inode.file_type {
-        FileType::Directory | FileType::Regular => {}
         FileType::Symlink => row.target = Some(surrogate_escape(&image.readlink(inode)?)),
         FileType::CharDevice | FileType::BlockDevice => row.rdev = Some(inode.rdev()),
-        FileType::Fifo | FileType::Socket => {}
+        FileType::Directory | FileType::Regular | FileType::Fifo | FileType::Socket => {}
     }
     if inode.file_type != FileType::Directory {
         row.nlink = Some(inode.nlink.into());
