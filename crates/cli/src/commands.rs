@@ -21,14 +21,14 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Build(args) => build::run(*args),
         Command::Check(args) => check::run(&args),
-        Command::Extract(args) => extract::run(args),
+        Command::Extract(args) => extract::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Mount(args) => mount::run(args),
-        Command::Umount(args) => mount::unmount(&args),
+        Command::Umount(args) => Ok(mount::unmount(&args)),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { directory } => shell::man(&directory),
     }

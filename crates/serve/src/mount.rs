@@ -84,7 +84,7 @@ pub enum Outcome {
     /// The kernel has mounted it; nothing is left to do.
     Kernel(Chosen),
     /// FUSE is to do it: [`FusePlan::start`] mounts.
-    Fuse(FusePlan),
+    Fuse(Box<FusePlan>),
 }
 
 /// An opened image that FUSE is to mount. Nothing is mounted yet and no thread runs, so that the
@@ -98,8 +98,8 @@ pub struct FusePlan {
 
 impl FusePlan {
     /// Mounts. Whoever looks there waits until [`Server::run`] is called.
-    pub fn start(self) -> Result<Server> {
-        Server::start(self)
+    pub fn start(self: Box<Self>) -> Result<Server> {
+        Server::start(*self)
     }
 }
 
@@ -113,7 +113,7 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
     let image = spec.files.open_whole()?;
     let fuse = |image, reason| {
         let chosen = Chosen { method: Method::Fuse, reason };
-        Ok(Outcome::Fuse(FusePlan { image, spec: spec.clone(), chosen }))
+        Ok(Outcome::Fuse(Box::new(FusePlan { image, spec: spec.clone(), chosen })))
     };
     match spec.method {
         MountMethod::Fuse => {

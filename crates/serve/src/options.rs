@@ -44,7 +44,8 @@ pub struct MountOptions {
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "made with `..FuseOptions::default()`")]
 pub struct FuseOptions {
-    /// Bytes of decoded file data kept in memory.
+    /// Bytes of decoded file data kept in memory; by default a sixteenth of the machine's memory,
+    /// from 64 MiB to 1 GiB.
     pub cache_bytes: u64,
     /// Most worker threads; `None` goes by the number of cores.
     pub threads_max: Option<usize>,
@@ -60,10 +61,24 @@ pub struct FuseOptions {
     pub subtype: Option<String>,
 }
 
+/// A sixteenth of the machine's memory, from 64 MiB to 1 GiB. A limit, not a reservation: decoding a
+/// large pcluster again costs far more than keeping it, so it pays to hold what is in use.
+fn cache_bytes(total_memory: u64) -> u64 {
+    (total_memory / 16).clamp(64 << 20, 1 << 30)
+}
+
+/// Bytes of memory in the machine; 0 if the system does not say.
+fn total_memory() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
 impl Default for FuseOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: ferrofs_engine::EngineConfig::default().cache_bytes,
+            cache_bytes: cache_bytes(total_memory()),
             threads_max: None,
             allow_other: None,
             clone_fd: false,
@@ -219,11 +234,11 @@ impl MountOptions {
                 fuse.clone_fd = true;
                 true
             }
-            // So it is always: attributes and names are kept for ever, permissions checked.
-            ("default_permissions" | "kernel_cache" | "auto_cache" | "nonempty", None) => true,
+            // So it is always: attributes and names are kept for ever, permissions checked, and
+            // idle threads end by themselves.
+            ("default_permissions" | "kernel_cache" | "auto_cache" | "nonempty", None)
+            | ("max_idle_threads", Some(_)) => true,
             ("max_threads", value) => number(value, &mut fuse.threads_max),
-            // Idle threads end by themselves.
-            ("max_idle_threads", Some(_)) => true,
             ("max_read", value) => number(value, &mut fuse.max_read),
             ("cache_bytes", value) => {
                 let mut bytes = None;
@@ -302,6 +317,14 @@ impl MountOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cache_follows_the_machine() {
+        assert_eq!(cache_bytes(0), 64 << 20);
+        assert_eq!(cache_bytes(8 << 30), 512 << 20);
+        assert_eq!(cache_bytes(1 << 40), 1 << 30);
+        assert!(total_memory() > 0, "Linux says");
+    }
 
     fn parse(text: &str) -> Result<MountOptions> {
         let mut options = MountOptions::default();

@@ -42,9 +42,9 @@ pub(crate) struct MountArgs {
     #[arg(short, long = "options", value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
 
-    /// Memory of the FUSE server for decoded data
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "64M")]
-    pub(crate) cache: u64,
+    /// Memory of the FUSE server for decoded data [default: 1/16 of the machine's, 64M to 1G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) cache: Option<u64>,
 
     /// Most threads of the FUSE server
     #[arg(long, value_name = "N")]

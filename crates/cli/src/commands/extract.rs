@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-pub(crate) fn run(args: ExtractArgs) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &ExtractArgs) -> anyhow::Result<u8> {
     let image = args.image.open_whole()?;
     let options = ExtractOptions {
         subtree: args.path.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),

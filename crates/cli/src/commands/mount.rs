@@ -16,6 +16,8 @@ pub(crate) struct Running<'a> {
     pub(crate) foreground: bool,
     /// Does not say what was chosen.
     pub(crate) quiet: bool,
+    /// Tells everything that happens, if in the foreground.
+    pub(crate) verbose: bool,
 }
 
 impl Running<'_> {
@@ -28,7 +30,9 @@ impl Running<'_> {
 
 pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
     let mut options = MountOptions::default();
-    options.fuse.cache_bytes = args.cache;
+    if let Some(bytes) = args.cache {
+        options.fuse.cache_bytes = bytes;
+    }
     options.fuse.threads_max = args.threads;
     if args.allow_other {
         options.fuse.allow_other = Some(true);
@@ -42,7 +46,12 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         _ => MountMethod::Auto,
     };
     let spec = MountSpec { files: args.image.files(), target: args.target, method, options };
-    let running = Running { program: "ferrofs", foreground: args.foreground, quiet: args.quiet };
+    let running = Running {
+        program: "ferrofs",
+        foreground: args.foreground,
+        quiet: args.quiet,
+        verbose: false,
+    };
     mount(spec, running)
 }
 
@@ -58,7 +67,7 @@ pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8>
 }
 
 /// Serves a mount until it is gone.
-fn serve(plan: FusePlan, running: Running<'_>) -> anyhow::Result<u8> {
+fn serve(plan: Box<FusePlan>, running: Running<'_>) -> anyhow::Result<u8> {
     if running.foreground {
         return start(plan, running, None);
     }
@@ -80,10 +89,13 @@ fn serve(plan: FusePlan, running: Running<'_>) -> anyhow::Result<u8> {
 }
 
 fn start(
-    plan: FusePlan,
+    plan: Box<FusePlan>,
     running: Running<'_>,
     waiting: Option<&mut Option<Readiness>>,
 ) -> anyhow::Result<u8> {
+    if running.foreground {
+        log(running.verbose);
+    }
     let server = plan.start()?;
     running.tell(server.chosen());
     if let Some(readiness) = waiting.and_then(Option::take) {
@@ -94,7 +106,18 @@ fn start(
     Ok(0)
 }
 
-pub(crate) fn unmount(args: &UmountArgs) -> anyhow::Result<u8> {
+/// What goes wrong while serving, on the standard error.
+fn log(verbose: bool) {
+    let level = if verbose { tracing::Level::TRACE } else { tracing::Level::WARN };
+    // Fails only if it was done before.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .without_time()
+        .try_init();
+}
+
+pub(crate) fn unmount(args: &UmountArgs) -> u8 {
     let mut code = 0;
     for target in &args.targets {
         if let Err(error) = ferrofs_serve::unmount(target, args.lazy) {
@@ -102,5 +125,5 @@ pub(crate) fn unmount(args: &UmountArgs) -> anyhow::Result<u8> {
             code = 1;
         }
     }
-    Ok(code)
+    code
 }

@@ -49,7 +49,8 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     // As with libfuse, others get in only if that is asked for.
     options.fuse.allow_other = Some(false);
     options.fuse.subtype = Some(String::from("erofsfuse"));
-    let mut running = Running { program: "erofsfuse", foreground: false, quiet: true };
+    let mut running =
+        Running { program: "erofsfuse", foreground: false, quiet: true, verbose: false };
     let mut operands: Vec<PathBuf> = Vec::new();
     let bad = |message: String| usage(Tool::Fuse, message);
     for item in &items {
@@ -70,10 +71,10 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
                 return Ok(0);
             }
             "f" => running.foreground = true,
-            "d" => (running.foreground, running.quiet) = (true, false),
+            "d" => (running.foreground, running.quiet, running.verbose) = (true, false, true),
             "s" => options.fuse.threads_max = Some(1),
             "o" if value.is_some_and(|value| value == "debug") => {
-                (running.foreground, running.quiet) = (true, false);
+                (running.foreground, running.quiet, running.verbose) = (true, false, true);
             }
             "o" => options.add(value.unwrap_or_default())?,
             "offset" => {

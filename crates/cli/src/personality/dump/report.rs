@@ -44,7 +44,8 @@ pub(super) fn superblock(image: &Image, out: &mut Out) -> std::io::Result<()> {
     line(out, "Filesystem sb_size", superblock.byte_len())?;
     line(out, "Filesystem inode count", superblock.inodes)?;
     line(out, "Filesystem created", time::show_ctime(build_time))?;
-    let names = |names: Vec<&str>| names.iter().map(|name| format!("{name} ")).collect::<String>();
+    // Each name with a space behind it, as scripts know it.
+    let names = |names: Vec<&str>| names.iter().flat_map(|name| [name, " "]).collect::<String>();
     line(out, "Filesystem compatible features", names(superblock.compat.names().collect()))?;
     line(out, "Filesystem incompatible features", names(incompatible(image)))?;
     line(out, "Filesystem UUID", uuid_text(&superblock.uuid))?;

@@ -356,8 +356,7 @@ mod tests {
         let harmless = ["V", "h", "version", "help"];
         for (name, value) in SPECS.iter().filter(|(name, _)| !harmless.contains(name)) {
             let value = match value {
-                Value::None => String::new(),
-                Value::Optional => String::new(),
+                Value::None | Value::Optional => String::new(),
                 Value::Required if name.len() == 1 => String::from("1"),
                 Value::Required => String::from("=1"),
             };
@@ -365,7 +364,7 @@ mod tests {
             if let Err(error) = request(&text) {
                 let error = format!("{error:#}");
                 assert!(
-                    error.contains(&dashed(name)) || error.contains("1"),
+                    error.contains(&dashed(name)) || error.contains('1'),
                     "{text}: the message names it: {error}"
                 );
             }
