@@ -41,7 +41,13 @@ pub fn check(algorithm: Algorithm, data: &[u8], reference: Reference) -> Option<
     let whole = whole.ok()?;
     let start = stream.iter().position(|&byte| byte != 0)?;
     if let Some(decoded) = reference(&stream[start..], len) {
-        assert!(decoded == whole, "another decoder gets other bytes");
+        let first = decoded.iter().zip(&whole).position(|(theirs, ours)| theirs != ours);
+        assert!(
+            decoded == whole,
+            "another decoder gets other bytes: {} and {}, first at {first:?}",
+            decoded.len(),
+            whole.len(),
+        );
     }
     Some(whole)
 }
