@@ -28,7 +28,7 @@ if [ -n "$missing" ]; then
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "setup: Rust is missing; get 1.90 or later from https://rustup.rs" >&2
+    echo "setup: Rust is missing; get 1.88 or later from https://rustup.rs" >&2
     exit 1
 fi
 
