@@ -136,6 +136,52 @@ fn loops_and_second_parents_end() {
     assert_eq!(report.problems.iter().filter(|p| p.path.as_bytes() == b"/d3/root").count(), 1);
 }
 
+/// Deeper than descriptors are kept open: closed ones are opened again.
+#[test]
+fn deep_trees() {
+    const D: FileType = FileType::Directory;
+    const LEVELS: usize = 430;
+    let mut craft = Craft::new(9);
+    let file = craft.flat(".file", b"bottom", 6, &[]);
+    let mut below = craft.directory(".bottom", &[("file", file, FileType::Regular)]);
+    for _ in 0..LEVELS {
+        below = craft.directory(".level", &[("d", below, D), ("f", file, FileType::Regular)]);
+    }
+    craft.directory("top", &[("d", below, D)]);
+    let (folder, report) =
+        extract_bytes(craft.finish().bytes, &ExtractOptions::default(), |_, _| {});
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.directories, LEVELS as u64 + 2);
+    let bottom = folder.path().join("target/top").join("d/".repeat(LEVELS + 1));
+    assert_eq!(std::fs::read(bottom.join("file")).unwrap(), b"bottom");
+    use std::os::unix::fs::MetadataExt;
+    for path in [&*bottom, &folder.path().join("target/top/d/d")] {
+        assert_eq!(std::fs::metadata(path).unwrap().mtime(), 1_700_000_000, "set last");
+    }
+}
+
+#[test]
+fn set_id_bits_need_their_owner() {
+    use std::os::unix::fs::MetadataExt;
+    let mut craft = Craft::new(9);
+    craft.flat("tool", b"x", 1, &[]);
+    let mut crafted = craft.finish();
+    let at = crafted.at("tool");
+    crafted.put(at + 4, &0o106_755u16.to_le_bytes());
+    crafted.put(at + 24, &[0xE8, 3, 0xE8, 3]); // User and group 1000.
+    let options = ExtractOptions { owners: Some(false), ..ExtractOptions::default() };
+    let (folder, report) = extract_bytes(crafted.bytes.clone(), &options, |_, _| {});
+    let mode = std::fs::metadata(folder.path().join("target/tool")).unwrap().mode();
+    assert_eq!((mode & 0o7777, report.set_id_bits_dropped), (0o755, 1));
+    if !is_root() {
+        return println!("skipped: giving files away needs root");
+    }
+    let (folder, report) = extract_bytes(crafted.bytes, &ExtractOptions::default(), |_, _| {});
+    let metadata = std::fs::metadata(folder.path().join("target/tool")).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o6755, 1000, 1000));
+    assert_eq!(report.set_id_bits_dropped, 0);
+}
+
 #[test]
 fn huge_holes_take_no_space() {
     let mut craft = Craft::new(9);

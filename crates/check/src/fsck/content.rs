@@ -64,8 +64,6 @@ impl Record {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     list: Vec<Record>,
-    /// Length after the last compaction.
-    compact: usize,
     /// Some were handed out before the end.
     pub(super) rounds: u32,
 }
@@ -75,20 +73,18 @@ impl Records {
     fn compact(&mut self) {
         self.list.sort_unstable_by_key(Record::key);
         self.list.dedup_by(|next, kept| kept.covers(next));
-        self.compact = self.list.len();
     }
 
     /// Adds records; when they pass `max` even without duplicates, gives them all back.
     fn add(&mut self, records: &[Record], max: usize) -> Option<Vec<Record>> {
         self.list.extend_from_slice(records);
-        if self.list.len() < max || self.list.len() < self.compact.saturating_mul(2).min(max) {
+        if self.list.len() < max {
             return None;
         }
         self.compact();
         // With little room left, compacting would come too often.
         (self.list.len() > max / 4 * 3).then(|| {
             self.rounds += 1;
-            self.compact = 0;
             std::mem::take(&mut self.list)
         })
     }

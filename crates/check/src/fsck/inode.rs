@@ -6,6 +6,7 @@ use crate::Code;
 use ferrofs_image::Inode;
 use ferrofs_image::format::features::IncompatFeatures;
 use ferrofs_image::format::inode::{FileType, Layout};
+use std::sync::atomic::Ordering;
 
 impl Check<'_> {
     /// Checks an inode that was not seen before.
@@ -58,8 +59,7 @@ impl Check<'_> {
 
     /// Reported for the first inode only: the bit is missing once.
     fn once_feature(&self, what: &str, inode: &Inode) {
-        let known = super::lock(&self.findings).iter().any(|known| known.code == Code::FeatureBit);
-        if !known {
+        if !self.feature_missing.swap(true, Ordering::Relaxed) {
             self.find(Code::FeatureBit, Some(inode.nid), None, what.to_owned());
         }
     }

@@ -157,6 +157,8 @@ struct Check<'a> {
     counts: [AtomicU64; 3],
     budget: AtomicU64,
     exhausted: AtomicBool,
+    /// A missing feature bit was reported.
+    feature_missing: AtomicBool,
     extents: AtomicU64,
     pclusters: AtomicU64,
     decoded_bytes: AtomicU64,
@@ -182,6 +184,7 @@ impl<'a> Check<'a> {
             counts: [const { AtomicU64::new(0) }; 3],
             budget: AtomicU64::new(options.budget.unwrap_or_else(|| default_budget(image))),
             exhausted: AtomicBool::new(false),
+            feature_missing: AtomicBool::new(false),
             extents: AtomicU64::new(0),
             pclusters: AtomicU64::new(0),
             decoded_bytes: AtomicU64::new(0),
