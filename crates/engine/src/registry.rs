@@ -164,7 +164,11 @@ impl Owned<'_> {
         // First out of the map, then wake: who comes later starts anew.
         lock(self.registry.shard(&self.key)).remove(&self.key);
         *lock(&self.flight.state) = state;
-        self.flight.ended.notify_all();
+        // Once out of the map it gets no new holders; without others, waking would be a system call
+        // for nobody.
+        if Arc::strong_count(&self.flight) > 1 {
+            self.flight.ended.notify_all();
+        }
     }
 }
 
