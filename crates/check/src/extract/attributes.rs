@@ -24,6 +24,10 @@ pub(super) struct Policy {
     times: bool,
     uid: u32,
     gid: u32,
+    /// With what mask of permissions new files are made, if nothing else decides about them: neither
+    /// the group of a set-group-ID directory, nor a default access control list, nor a file that
+    /// existed. Then what a file gets by being made need not be set again.
+    fresh: Option<u32>,
     pub(super) privileged_xattrs_skipped: AtomicU64,
     pub(super) set_id_bits_dropped: AtomicU64,
 }
@@ -36,15 +40,18 @@ pub(super) enum On<'a> {
 }
 
 impl Policy {
-    pub(super) fn new(options: &ExtractOptions) -> Self {
+    pub(super) fn new(options: &ExtractOptions, top: BorrowedFd<'_>) -> Self {
         let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        let plain = !options.overwrite && has_plain_rules(top, gid);
         Self {
             owners: options.owners.unwrap_or(uid == 0),
             permissions: options.permissions,
             xattrs: options.xattrs,
             times: options.times,
             uid,
-            gid: rustix::process::getegid().as_raw(),
+            gid,
+            fresh: if plain { umask() } else { None },
             privileged_xattrs_skipped: AtomicU64::new(0),
             set_id_bits_dropped: AtomicU64::new(0),
         }
@@ -55,9 +62,28 @@ impl Policy {
         !self.owners && options.owners.is_none()
     }
 
-    /// Permissions that a new file or directory is made with: nobody else gets at it before it is
-    /// complete.
+    /// Whether anything but a directory, once made, has its owner.
+    fn is_made_with_owner(&self, inode: &Inode) -> bool {
+        let own = inode.uid == self.uid && inode.gid == self.gid;
+        self.fresh.is_some() && own && inode.file_type != FileType::Directory
+    }
+
+    /// Whether a regular file is made with its final permissions.
+    fn is_made_with_mode(&self, inode: &Inode) -> bool {
+        let mode = u32::from(inode.mode);
+        inode.file_type == FileType::Regular
+            && self.fresh.is_some_and(|umask| mode & (0o7000 | umask) == 0)
+            && (!self.owners || self.is_made_with_owner(inode))
+            // Setting some takes permission to write.
+            && (self.uid == 0 || inode.record.xattr_icount == 0)
+    }
+
+    /// Permissions that a new file or directory is made with. Nobody else gets at it before it is
+    /// complete: directories are closed until all in them is done.
     pub(super) fn first_mode(&self, inode: &Inode) -> u32 {
+        if self.permissions && self.is_made_with_mode(inode) {
+            return u32::from(inode.mode) & 0o777;
+        }
         let own = if inode.file_type == FileType::Directory { 0o700 } else { 0o600 };
         if self.permissions { own } else { u32::from(inode.mode) & 0o777 | own }
     }
@@ -96,7 +122,7 @@ impl Job<'_> {
                 report(ProblemKind::Attribute, text, error.raw_os_error());
             }
         };
-        if policy.owners {
+        if policy.owners && !policy.is_made_with_owner(inode) {
             let result = match on {
                 On::File(file) => at::fchown(file, inode.uid, inode.gid),
                 On::Name(dir, name) => at::chown(dir, name, inode.uid, inode.gid),
@@ -126,7 +152,8 @@ impl Job<'_> {
                 }
             }
         }
-        if policy.permissions && inode.file_type != FileType::Symlink {
+        let has_mode = inode.file_type == FileType::Symlink || policy.is_made_with_mode(inode);
+        if policy.permissions && !has_mode {
             let mode = policy.final_mode(inode);
             let result = match on {
                 On::File(file) => at::fchmod(file, mode),
@@ -143,6 +170,23 @@ impl Job<'_> {
             check("times", result);
         }
     }
+}
+
+/// Whether files below `top` get the process's group and the permissions that they are made with.
+fn has_plain_rules(top: BorrowedFd<'_>, gid: u32) -> bool {
+    let Ok(stat) = rustix::fs::fstat(top) else { return false };
+    // Some mounts give new files the directory's group, which then is the same.
+    let group = stat.st_gid == gid && stat.st_mode & SET_GROUP_ID == 0;
+    let mut value = vec![];
+    let list = xattr::get(top, b"system.posix_acl_default", &mut value);
+    group && matches!(list, Ok(false))
+}
+
+/// The process's mask of permissions; asking the kernel for it directly would change it.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
 }
 
 /// Only the administrator may set it.

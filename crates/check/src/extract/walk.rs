@@ -125,7 +125,7 @@ impl<'a> Job<'a> {
             engine,
             options,
             context,
-            policy: Policy::new(options),
+            policy: Policy::new(options, fd.as_fd()),
             totals: Totals::default(),
             descriptors: Descriptors::default(),
             links: Links::default(),
