@@ -277,7 +277,7 @@ fn check_holes(path: &Path) -> u32 {
             holes += 1;
             let mut buf = vec![1; (data - at).min(1 << 20) as usize];
             file.read_exact_at(&mut buf, at).unwrap();
-            assert!(buf.iter().all(|&byte| byte == 0), "{path:?}");
+            assert!(buf.iter().all(|&byte| byte == 0), "{}", path.display());
         }
         if data == size {
             break;

@@ -4,7 +4,7 @@
 use anyhow::Error;
 use ferrofs_image::Error as ImageError;
 use ferrofs_linux::{MountError, MountStep};
-use ferrofs_serve::Error as ServeError;
+use ferrofs_serve::{Error as ServeError, SessionError};
 use std::fmt;
 use std::io;
 
@@ -46,8 +46,9 @@ pub(crate) fn render(program: &str, error: &Error) -> String {
     let mut last = String::new();
     for cause in error.chain() {
         let cause_text = cause.to_string();
-        // Many an error quotes its cause already.
-        if last.contains(&cause_text) {
+        // Many an error quotes its cause already; the status of a helper that has said what is wrong
+        // says nothing more.
+        if last.contains(&cause_text) || cause_text.starts_with("exit status: ") {
             continue;
         }
         if text.is_empty() {
@@ -98,9 +99,15 @@ fn help(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
     } else if let Some(error) = cause.downcast_ref::<MountError>() {
         mount_help(error)?
-    } else if let Some(ferrofs_fuse_error) = cause.downcast_ref::<ferrofs_serve::SessionError>() {
-        match ferrofs_fuse_error {
-            ferrofs_serve::SessionError::NoHelper(_) => "install the package fuse3, or run as root",
+    } else if let Some(error) = cause.downcast_ref::<SessionError>() {
+        match error {
+            SessionError::NoHelper(_) => "install the package fuse3, or run as root",
+            SessionError::Helper { message, .. } if message.contains("/dev/fuse: Permission") => {
+                "everybody must be able to open /dev/fuse for this: chmod 666 /dev/fuse, as root"
+            }
+            SessionError::Helper { message, .. } if message.contains("user_allow_other") => {
+                "put user_allow_other into /etc/fuse.conf, or leave --allow-other out"
+            }
             _ => return None,
         }
     } else if let Some(error) = cause.downcast_ref::<ferrofs_tree::Error>() {
