@@ -28,7 +28,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Limits of an [`Engine`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
     /// Bytes of decoded data kept (default 64 MiB). 0 keeps nothing.
     pub cache_bytes: u64,
