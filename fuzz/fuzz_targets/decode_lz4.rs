@@ -3,7 +3,7 @@
 //! decoding in place gives the same bytes as decoding elsewhere.
 #![no_main]
 
-use ferrofs_codec::{Algorithm, lz4_decode_in_place, lz4_decode_unpadded, lz4_in_place_margin};
+use ferrofs_codec::{Algorithm, Decoder, lz4_in_place_margin};
 use ferrofs_fuzz::decoders::{check, split};
 use libfuzzer_sys::fuzz_target;
 
@@ -17,14 +17,14 @@ fuzz_target!(|data: &[u8]| {
     let mut buf = vec![0; (len + lz4_in_place_margin(stream.len())).max(stream.len())];
     let at = buf.len() - stream.len();
     buf[at..].copy_from_slice(stream);
-    let in_place = lz4_decode_in_place(&mut buf, stream.len(), len);
+    let in_place = Decoder::strict().decode_lz4_in_place(&mut buf, stream.len(), len);
     if let Some(whole) = whole {
         in_place.expect("what decodes elsewhere decodes in place");
         assert!(buf[..len] == whole[..], "in place gives other bytes");
         let mut padded = stream.to_vec();
         padded.extend_from_slice(&[0; 64]);
         let mut out = vec![0; len];
-        lz4_decode_unpadded(&padded, &mut out).expect("padding behind is ignored");
+        Decoder::strict().decode_lz4_unpadded(&padded, &mut out).expect("padding behind is ignored");
         assert!(out == whole, "padding behind changes the bytes");
     }
 });

@@ -22,7 +22,7 @@ pub fn split(data: &[u8]) -> Option<(usize, &[u8])> {
 /// Runs the check; returns the whole decode, if it succeeded.
 pub fn check(algorithm: Algorithm, data: &[u8], reference: Reference) -> Option<Vec<u8>> {
     let (len, stream) = split(data)?;
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::strict();
     let whole = both(len, |dst| decoder.decode_exact(algorithm, &limits(data), stream, dst));
     let mut longer: Option<Vec<u8>> = whole.as_ref().ok().cloned();
     // From long to short: what has a head has every shorter one.

@@ -33,6 +33,7 @@ impl Default for DecodeLimits {
 /// A failed call leaves it fit for the next one.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    strict: bool,
     lzma: Option<LzmaDecoder>,
     inflater: Inflater,
     zstd: Option<ZstdDecoder>,
@@ -42,6 +43,14 @@ impl Decoder {
     /// A decoder that has not allocated anything yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder that also refuses LZ4 blocks with a match at distance 0, which the format does not
+    /// define and every other decoder but the C library refuses. Takes twice as long for LZ4. The
+    /// bytes that [`new`](Self::new) gives for such a block are its own or zeros, never older
+    /// content of the output.
+    pub fn strict() -> Self {
+        Self { strict: true, ..Self::default() }
     }
 
     /// Decodes `src` into the whole of `dst`. The stream must decode to exactly `dst.len()` bytes
@@ -61,7 +70,10 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let src = strip_zero_padding(src, src.len())?;
         match algorithm {
-            Algorithm::Lz4 => lz4::decode_exact(src, dst),
+            Algorithm::Lz4 => {
+                self.check_lz4(src, dst.len())?;
+                lz4::decode_exact(src, dst)
+            }
             Algorithm::Lzma => self.lzma().decode(limits.lzma_dict_size, src, dst, true),
             Algorithm::Deflate => self.inflater.decode_exact(src, dst),
             Algorithm::Zstd => self.zstd()?.decode_exact(limits.zstd_window_log, src, dst),
@@ -84,11 +96,44 @@ impl Decoder {
             return Ok(());
         }
         match algorithm {
-            Algorithm::Lz4 => lz4::decode_prefix(src, dst),
+            Algorithm::Lz4 => self.decode_lz4_unpadded(src, dst),
             Algorithm::Lzma => self.lzma().decode(limits.lzma_dict_size, src, dst, false),
             Algorithm::Deflate => self.inflater.decode_prefix(src, dst),
             Algorithm::Zstd => self.zstd()?.decode_prefix(limits.zstd_window_log, src, dst),
         }
+    }
+
+    /// Decodes the ancient kind of LZ4 pcluster, with the data at its beginning and an unknown
+    /// number of padding bytes behind (format.md §13.1): fills `dst` and ignores the rest of `src`.
+    pub fn decode_lz4_unpadded(&self, src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
+        if dst.is_empty() {
+            return Ok(());
+        }
+        self.check_lz4(src, dst.len())?;
+        lz4::decode_prefix(src, dst)
+    }
+
+    /// Decodes in place: the last `src_len` bytes of `buf` are a whole LZ4 block, without padding,
+    /// and become the first `out_len` bytes of `buf`. The rest of `buf` is unspecified afterwards.
+    ///
+    /// `buf` must be at least [`lz4_in_place_margin`](crate::lz4_in_place_margin) longer than
+    /// `out_len`; then what is written never overtakes what is still to be read of a valid block.
+    /// If it is not, that is an error and `buf` is untouched. After any other error `buf` is
+    /// unspecified. format.md §13.6.
+    pub fn decode_lz4_in_place(
+        &self,
+        buf: &mut [u8],
+        src_len: usize,
+        out_len: usize,
+    ) -> Result<(), DecodeError> {
+        if let Some(start) = buf.len().checked_sub(src_len) {
+            self.check_lz4(&buf[start..], out_len)?;
+        }
+        lz4::decode_in_place(buf, src_len, out_len)
+    }
+
+    fn check_lz4(&self, src: &[u8], wanted: usize) -> Result<(), DecodeError> {
+        if self.strict { lz4::check_distances(src, wanted) } else { Ok(()) }
     }
 
     fn lzma(&mut self) -> &mut LzmaDecoder {

@@ -5,7 +5,7 @@
 //!
 //! * [`Decoder`] turns the encoded bytes of one pcluster into decoded bytes, wholly
 //!   ([`Decoder::decode_exact`]) or only its head ([`Decoder::decode_prefix`]); LZ4 also in place
-//!   ([`lz4_decode_in_place`]).
+//!   ([`Decoder::decode_lz4_in_place`]).
 //! * [`FixedOutput`] is the operation an EROFS writer needs: *take the longest prefix of the input
 //!   whose encoded form fits this output buffer* (format.md §13.7). [`Method`] names an encoder
 //!   with its options and makes one.
@@ -42,7 +42,7 @@ use core::fmt;
 pub use decode::{DecodeLimits, Decoder, strip_zero_padding};
 pub use encode::{FixedOutput, Prefix};
 pub use error::{Corruption, DecodeError, EncodeError};
-pub use lz4::{lz4_decode_in_place, lz4_decode_unpadded, lz4_in_place_margin};
+pub use lz4::lz4_in_place_margin;
 pub use method::{
     LZMA_DICT_SIZE_MAX, LZMA_DICT_SIZE_MIN, Method, ParseMethodError, ZSTD_WINDOW_LOG_MAX,
     ZSTD_WINDOW_LOG_MIN,

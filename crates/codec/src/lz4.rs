@@ -57,9 +57,14 @@ const RATIO_MAX: usize = 255;
 /// `LZ4_MAX_INPUT_SIZE`.
 const INPUT_MAX: usize = 0x7E00_0000;
 
+// Matches at distance 0. No compressor writes them, but the library takes them and leaves what was
+// in the output before, which may be bytes of another file. Looking for them costs nearly half of
+// the speed of decoding, so that is for the strict; the others clear the output first, for a
+// thirtieth. Then what comes out depends on the block alone, and is its author's own.
+
 /// Decodes a whole block that must become exactly `dst.len()` bytes.
 pub(crate) fn decode_exact(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
-    check_distances(src, dst.len())?;
+    dst.fill(0);
     let (src_len, dst_len) = (decode_len(src.len())?, decode_len(dst.len())?);
     // SAFETY: both pointers are valid for the lengths given with them, which are the slices' own;
     // `src` and `dst` do not overlap, being a shared and an exclusive borrow. The function reads
@@ -72,7 +77,7 @@ pub(crate) fn decode_exact(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError
 
 /// Decodes the head of a block.
 pub(crate) fn decode_prefix(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
-    check_distances(src, dst.len())?;
+    dst.fill(0);
     let (src_len, dst_len) = (decode_len(src.len())?, decode_len(dst.len())?);
     // SAFETY: as in `decode_exact`; target size and capacity are both the length of `dst`.
     let decoded = unsafe {
@@ -87,15 +92,6 @@ pub(crate) fn decode_prefix(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeErro
     check_decoded(decoded, dst.len())
 }
 
-/// Decodes the ancient kind of LZ4 pcluster, with the data at its beginning and an unknown number
-/// of padding bytes behind (format.md §13.1): fills `dst` and ignores the rest of `src`.
-pub fn lz4_decode_unpadded(src: &[u8], dst: &mut [u8]) -> Result<(), DecodeError> {
-    if dst.is_empty() {
-        return Ok(());
-    }
-    decode_prefix(src, dst)
-}
-
 /// How many bytes an in-place buffer must be longer than the decoded data, for `src_len` encoded
 /// bytes (format.md §13.6).
 pub const fn lz4_in_place_margin(src_len: usize) -> usize {
@@ -108,7 +104,7 @@ pub const fn lz4_in_place_margin(src_len: usize) -> usize {
 /// `buf` must be at least [`lz4_in_place_margin`] longer than `out_len`; then what is written never
 /// overtakes what is still to be read of a valid block. If it is not, that is an error and `buf` is
 /// untouched. After any other error `buf` is unspecified.
-pub fn lz4_decode_in_place(
+pub(crate) fn decode_in_place(
     buf: &mut [u8],
     src_len: usize,
     out_len: usize,
@@ -123,7 +119,7 @@ pub fn lz4_decode_in_place(
     }
     let (src_size, dst_size) = (decode_len(src_len)?, decode_len(out_len)?);
     let start = buf.len() - src_len;
-    check_distances(&buf[start..], out_len)?;
+    buf[..start].fill(0);
     let base = buf.as_mut_ptr();
     // SAFETY: `start <= buf.len()`, so the result points into `buf` or one past its end.
     let src = unsafe { base.add(start) };
@@ -137,10 +133,9 @@ pub fn lz4_decode_in_place(
     check_decoded(decoded, out_len)
 }
 
-/// Refuses matches at distance 0, which no compressor writes: the library takes them, and gives what
-/// was in the output before, which may be bytes of another file. Looks no further than `wanted`
-/// bytes of output, since padding may follow there.
-fn check_distances(src: &[u8], wanted: usize) -> Result<(), DecodeError> {
+/// Refuses matches at distance 0. Looks no further than `wanted` bytes of output, since padding may
+/// follow there.
+pub(crate) fn check_distances(src: &[u8], wanted: usize) -> Result<(), DecodeError> {
     // Such a distance is two zero bytes. Most blocks have none, and a search for them costs little.
     if has_zero_pair(src) && has_zero_distance(src, wanted).unwrap_or(false) {
         let reason = Corruption::Malformed;

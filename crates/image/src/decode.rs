@@ -2,7 +2,7 @@
 //! From the encoded bytes of a pcluster to the bytes of an extent. format.md §13.
 
 use crate::{Encoding, Extent, Location, Pcluster};
-use ferrofs_codec::{Algorithm, DecodeError, DecodeLimits, Decoder, lz4_decode_unpadded};
+use ferrofs_codec::{Algorithm, DecodeError, DecodeLimits, Decoder, lz4_in_place_margin};
 use ferrofs_format::BlockBits;
 use ferrofs_format::compression::CompressionConfigs;
 use ferrofs_format::features::IncompatFeatures;
@@ -38,11 +38,13 @@ impl CodecRules {
         &self.limits
     }
 
-    /// Whether the stream of `pcluster` ends exactly at the pcluster's end, as decoding in place
-    /// needs.
+    /// How many bytes a buffer must be longer than all of `extent` to decode `pcluster` in it, the
+    /// encoded bytes at its end. `None` if it does not decode in place. format.md §13.6.
     #[must_use]
-    pub const fn is_right_aligned(&self) -> bool {
-        self.lz4_padded
+    pub fn in_place_margin(&self, pcluster: &Pcluster) -> Option<usize> {
+        let whole = !pcluster.partial && self.lz4_padded;
+        let lz4 = pcluster.encoding == Encoding::Compressed(Algorithm::Lz4);
+        (whole && lz4).then(|| lz4_in_place_margin(usize_from_u32(pcluster.len)))
     }
 
     /// Bytes at the front of `pcluster` that may be padding. format.md §13.
@@ -110,7 +112,7 @@ pub fn decode_extent(
         return Ok(());
     };
     if algorithm == Algorithm::Lz4 && !rules.lz4_padded {
-        return lz4_decode_unpadded(raw, dst);
+        return decoder.decode_lz4_unpadded(raw, dst);
     }
     let stream = ferrofs_codec::strip_zero_padding(raw, rules.padding_max(pcluster))?;
     let whole = !pcluster.partial && u64_from_usize(dst.len()) == extent.len;
@@ -119,6 +121,21 @@ pub fn decode_extent(
     } else {
         decoder.decode_prefix(algorithm, &rules.limits, stream, dst)
     }
+}
+
+/// Decodes all of `extent` into the front of `buf`, whose end holds the encoded bytes of `pcluster`
+/// and is lost. There must be the margin of [`CodecRules::in_place_margin`].
+pub fn decode_extent_in_place(
+    decoder: &Decoder,
+    rules: &CodecRules,
+    extent: &Extent,
+    pcluster: &Pcluster,
+    buf: &mut [u8],
+) -> Result<(), DecodeError> {
+    let start = buf.len().saturating_sub(usize_from_u32(pcluster.len));
+    let raw = buf.get(start..).unwrap_or_default();
+    let len = ferrofs_codec::strip_zero_padding(raw, rules.padding_max(pcluster))?.len();
+    decoder.decode_lz4_in_place(buf, len, usize_from_u64(extent.len))
 }
 
 /// Copies what of `piece` falls into `dst`. Pieces lie inside their pcluster, since a stored extent

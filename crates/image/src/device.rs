@@ -5,6 +5,7 @@ use crate::{Error, Place, ReadAt, Result};
 use ferrofs_format::device::DeviceSlot;
 use ferrofs_format::{BlockBits, Nid};
 use std::fmt;
+use std::io::IoSliceMut;
 
 /// A byte on a device: what a pcluster is known by, whatever file refers to it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -57,6 +58,18 @@ impl Device {
         self.source
             .read_exact_at(offset, buf)
             .map_err(|error| Error::io(index, offset, buf.len(), &error))
+    }
+
+    pub(crate) fn read_vectored(
+        &self,
+        index: u16,
+        offset: u64,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Result<()> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        self.source
+            .read_vectored_exact_at(offset, bufs)
+            .map_err(|error| Error::io(index, offset, len, &error))
     }
 
     pub(crate) const fn size(&self) -> u64 {
@@ -164,6 +177,17 @@ impl Devices {
     pub(crate) fn read(&self, at: DeviceAddress, buf: &mut [u8]) -> Result<()> {
         match self.devices.get(usize::from(at.device)) {
             Some(device) => device.read(at.device, at.offset, buf),
+            None => Err(Error::corrupt(Place::default(), "no such device", u64::from(at.device))),
+        }
+    }
+
+    pub(crate) fn read_vectored(
+        &self,
+        at: DeviceAddress,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Result<()> {
+        match self.devices.get(usize::from(at.device)) {
+            Some(device) => device.read_vectored(at.device, at.offset, bufs),
             None => Err(Error::corrupt(Place::default(), "no such device", u64::from(at.device))),
         }
     }

@@ -44,7 +44,7 @@ mod read;
 mod source;
 mod xattr;
 
-pub use decode::{CodecRules, Piece, decode_extent, stored_pieces};
+pub use decode::{CodecRules, Piece, decode_extent, decode_extent_in_place, stored_pieces};
 pub use device::DeviceAddress;
 pub use dir::{DirCursor, Directory, Entry};
 pub use error::{Error, Place, Result};

@@ -14,6 +14,7 @@ use ferrofs_format::num::{u64_from_usize, usize_from_u64};
 use ferrofs_format::superblock::SuperBlock;
 use ferrofs_format::{Nid, checksum, limits};
 use std::fmt;
+use std::io::IoSliceMut;
 use std::sync::{Mutex, OnceLock};
 
 /// How to open an image. The default is right for a local file that is one whole image.
@@ -212,6 +213,16 @@ impl Image {
     /// Reads encoded bytes of a device: for whoever decodes pclusters elsewhere.
     pub fn read_device(&self, at: DeviceAddress, buf: &mut [u8]) -> Result<()> {
         self.devices.read(at, buf)
+    }
+
+    /// Fills `bufs` one after the other with what follows from `at` on, by one read where the device
+    /// can do that.
+    pub fn read_device_vectored(
+        &self,
+        at: DeviceAddress,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Result<()> {
+        self.devices.read_vectored(at, bufs)
     }
 
     /// The root directory's nid.

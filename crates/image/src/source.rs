@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the bytes of a device come from.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 /// A device: bytes at offsets, read by many threads at once.
@@ -9,6 +9,20 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` from `offset` on, or fails; reading past the end is
     /// [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Fills `bufs` one after the other with what follows from `offset` on, or fails. One operation
+    /// where the device can do that; by default one for each buffer.
+    fn read_vectored_exact_at(
+        &self,
+        mut offset: u64,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> io::Result<()> {
+        for buf in bufs {
+            self.read_exact_at(offset, buf)?;
+            offset = offset.saturating_add(ferrofs_format::num::u64_from_usize(buf.len()));
+        }
+        Ok(())
+    }
 
     /// Bytes of the device.
     fn size(&self) -> io::Result<u64>;
@@ -18,6 +32,31 @@ impl ReadAt for std::fs::File {
     #[cfg(unix)]
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(self, buf, offset)
+    }
+
+    #[cfg(unix)]
+    fn read_vectored_exact_at(
+        &self,
+        mut offset: u64,
+        mut bufs: &mut [IoSliceMut<'_>],
+    ) -> io::Result<()> {
+        // Linux and macOS take 1024.
+        const BUFFERS_MAX: usize = 256;
+        IoSliceMut::advance_slices(&mut bufs, 0);
+        while !bufs.is_empty() {
+            let some = bufs.len().min(BUFFERS_MAX);
+            let count =
+                match rustix::io::preadv(self, bufs.get_mut(..some).unwrap_or_default(), offset) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(count) => count,
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                };
+            // The system reads no more than it was given room for.
+            IoSliceMut::advance_slices(&mut bufs, count);
+            offset = offset.saturating_add(ferrofs_format::num::u64_from_usize(count));
+        }
+        Ok(())
     }
 
     #[cfg(windows)]
@@ -61,6 +100,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
         (**self).read_exact_at(offset, buf)
     }
 
+    fn read_vectored_exact_at(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        (**self).read_vectored_exact_at(offset, bufs)
+    }
+
     fn size(&self) -> io::Result<u64> {
         (**self).size()
     }
@@ -69,6 +112,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         (**self).read_exact_at(offset, buf)
+    }
+
+    fn read_vectored_exact_at(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        (**self).read_vectored_exact_at(offset, bufs)
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -86,6 +133,11 @@ impl ReadAt for Shifted {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let start = self.offset.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
         self.inner.read_exact_at(start, buf)
+    }
+
+    fn read_vectored_exact_at(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        let start = self.offset.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.inner.read_vectored_exact_at(start, bufs)
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::roundtrip::{METHODS, encoder};
 use crate::testdata::{Kind, Random};
 use crate::{
-    Algorithm, Corruption, DecodeError, DecodeLimits, Decoder, lz4_decode_in_place,
-    lz4_in_place_margin, strip_zero_padding,
+    Algorithm, Corruption, DecodeError, DecodeLimits, Decoder, lz4_in_place_margin,
+    strip_zero_padding,
 };
 
 const LIMITS: DecodeLimits = DecodeLimits { lzma_dict_size: 8 << 20, zstd_window_log: 20 };
@@ -188,11 +188,11 @@ fn empty_outputs() {
 fn in_place_misuse_is_an_error() {
     let error =
         |buffer, encoded, decoded| Err(DecodeError::InPlaceMargin { buffer, encoded, decoded });
-    assert_eq!(lz4_decode_in_place(&mut [1; 100], 101, 10), error(100, 101, 10));
-    assert_eq!(lz4_decode_in_place(&mut [1; 100], 10, 101), error(100, 10, 101));
-    assert_eq!(lz4_decode_in_place(&mut [1; 100], 10, 69), error(100, 10, 69));
-    assert_eq!(lz4_decode_in_place(&mut [], 0, 0), error(0, 0, 0));
-    assert!(lz4_decode_in_place(&mut [1; 9], usize::MAX, usize::MAX).is_err());
+    assert_eq!(Decoder::new().decode_lz4_in_place(&mut [1; 100], 101, 10), error(100, 101, 10));
+    assert_eq!(Decoder::new().decode_lz4_in_place(&mut [1; 100], 10, 101), error(100, 10, 101));
+    assert_eq!(Decoder::new().decode_lz4_in_place(&mut [1; 100], 10, 69), error(100, 10, 69));
+    assert_eq!(Decoder::new().decode_lz4_in_place(&mut [], 0, 0), error(0, 0, 0));
+    assert!(Decoder::new().decode_lz4_in_place(&mut [1; 9], usize::MAX, usize::MAX).is_err());
 }
 
 /// Changes some bytes of a stream.
@@ -241,7 +241,7 @@ proptest! {
                 let mut buffer = vec![0; room.max(damaged.len())];
                 let start = buffer.len() - damaged.len();
                 buffer[start..].copy_from_slice(&damaged);
-                let _ = lz4_decode_in_place(&mut buffer, damaged.len(), src.len());
+                let _ = Decoder::new().decode_lz4_in_place(&mut buffer, damaged.len(), src.len());
             }
             // And after all that it still works.
             let mut output = vec![0; src.len()];
@@ -276,12 +276,12 @@ proptest! {
 
 /// The C library takes a match at distance 0 and gives the old bytes of the output for it.
 #[test]
-fn lz4_matches_at_distance_zero_are_refused() {
+fn lz4_matches_at_distance_zero() {
     // One literal, a match of 19 bytes at distance 0, five literals; and the same at distance 1.
     let block = |distance| [0x1F, b'a', distance, 0, 0, 0x50, b'b', b'c', b'd', b'e', b'f'];
     for old in [0, 0xEE] {
         let mut out = [old; 25];
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::strict();
         decoder.decode_exact(Algorithm::Lz4, &LIMITS, &block(1), &mut out).unwrap();
         assert_eq!(&out, b"aaaaaaaaaaaaaaaaaaaabcdef");
         decoder.decode_exact(Algorithm::Lz4, &LIMITS, &block(0), &mut out).unwrap_err();
@@ -289,6 +289,20 @@ fn lz4_matches_at_distance_zero_are_refused() {
         // It is behind what is wanted.
         decoder.decode_prefix(Algorithm::Lz4, &LIMITS, &block(0), &mut out[..1]).unwrap();
         let mut buf = [&[old; 57 - 11][..], &block(0)].concat();
-        lz4_decode_in_place(&mut buf, 11, 25).unwrap_err();
+        decoder.decode_lz4_in_place(&mut buf, 11, 25).unwrap_err();
+
+        // Not strict: whatever comes out, it is not what was there before.
+        let mut decoder = Decoder::new();
+        for len in [9, 25] {
+            let mut out = vec![old; len];
+            let _ = decoder.decode_exact(Algorithm::Lz4, &LIMITS, &block(0), &mut out);
+            assert!(!out.contains(&0xEE));
+            out.fill(old);
+            let _ = decoder.decode_prefix(Algorithm::Lz4, &LIMITS, &block(0), &mut out);
+            assert!(!out.contains(&0xEE));
+        }
+        let mut buf = [&[old; 57 - 11][..], &block(0)].concat();
+        let _ = decoder.decode_lz4_in_place(&mut buf, 11, 25);
+        assert!(!buf[..25].contains(&0xEE));
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::testdata::Kind;
 use crate::{
     DecodeError, DecodeLimits, Decoder, EncodeError, FixedOutput, Method, Prefix,
-    lz4_decode_in_place, lz4_decode_unpadded, lz4_in_place_margin,
+    lz4_in_place_margin,
 };
 
 /// One method per code path of the libraries.
@@ -242,13 +242,14 @@ fn lz4_in_place_is_the_same_as_out_of_place() {
                 let len = (consumed + margin).max(written) + extra;
                 let mut buffer = vec![0xEE; len];
                 buffer[len - written..].copy_from_slice(encoded);
-                lz4_decode_in_place(&mut buffer, written, consumed).unwrap();
+                Decoder::new().decode_lz4_in_place(&mut buffer, written, consumed).unwrap();
                 assert!(buffer[..consumed] == src[..consumed]);
             }
             let mut buffer = vec![0xEE; (consumed + margin).max(written) - 1];
             let untouched = buffer.clone();
             if buffer.len() < consumed + margin {
-                let error = lz4_decode_in_place(&mut buffer, written, consumed).unwrap_err();
+                let error =
+                    Decoder::new().decode_lz4_in_place(&mut buffer, written, consumed).unwrap_err();
                 assert!(matches!(error, DecodeError::InPlaceMargin { .. }));
                 assert!(buffer == untouched);
             }
@@ -265,11 +266,11 @@ fn unpadded_lz4_ignores_what_is_behind() {
     for garbage in [0, 0xFF, 0x10] {
         encoded[written..].fill(garbage);
         let mut decoded = vec![0; consumed];
-        lz4_decode_unpadded(&encoded, &mut decoded).unwrap();
+        Decoder::new().decode_lz4_unpadded(&encoded, &mut decoded).unwrap();
         assert!(decoded == src[..consumed]);
     }
-    lz4_decode_unpadded(&[], &mut []).unwrap();
-    lz4_decode_unpadded(&[], &mut [0]).unwrap_err();
+    Decoder::new().decode_lz4_unpadded(&[], &mut []).unwrap();
+    Decoder::new().decode_lz4_unpadded(&[], &mut [0]).unwrap_err();
 }
 
 proptest! {
