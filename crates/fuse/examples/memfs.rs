@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ferrofs_fuse::{
-    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, Session, SessionConfig, StatFs,
+    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, ReadRequest, Session, SessionConfig, StatFs,
 };
 
 const FILE: u64 = 2;
@@ -42,10 +42,10 @@ impl ReadOnlyFs for OneFile {
         Err(Errno::INVAL)
     }
 
-    fn read_into(&self, _node: u64, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let start = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
+    fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
+        let start = usize::try_from(read.offset).map_err(|_| Errno::INVAL)?;
         let rest = self.data.get(start..).unwrap_or_default();
-        let len = rest.len().min(buf.len());
+        let len = rest.len().min(read.len);
         buf[..len].copy_from_slice(&rest[..len]);
         Ok(len)
     }

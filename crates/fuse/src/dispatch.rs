@@ -15,7 +15,7 @@ use crate::abi::{
     SEEK_HOLE,
 };
 use crate::buffer::PageBuffer;
-use crate::fs::{Entry, Errno, ReadOnlyFs, Whence};
+use crate::fs::{Entry, Errno, ReadOnlyFs, ReadRequest, SPARE_LEN, Whence};
 use crate::reply::{self, DirWriter, Validity};
 use crate::request::{ForgetItems, Operation, Request, header, is_unanswered};
 
@@ -154,7 +154,13 @@ impl Dispatcher {
             Operation::Readlink => self.readlink(node, scratch),
             Operation::Open => self.open(node, scratch),
             Operation::Opendir => self.opendir(scratch),
-            Operation::Read { offset, size } => self.read(node, *offset, *size, scratch),
+            Operation::Read { offset, size, direct } => {
+                let read = ReadRequest {
+                    direct: *direct,
+                    ..ReadRequest::new(node, *offset, *size as usize)
+                };
+                self.read(&read, scratch)
+            }
             Operation::Readdir { cookie, size, plus } => {
                 self.readdir(node, *cookie, *size, *plus, scratch)
             }
@@ -227,29 +233,22 @@ impl Dispatcher {
         Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 }))
     }
 
-    fn read(
-        &self,
-        node: u64,
-        offset: u64,
-        size: u32,
-        scratch: &mut Scratch,
-    ) -> Result<Body, Errno> {
+    fn read(&self, read: &ReadRequest, scratch: &mut Scratch) -> Result<Body, Errno> {
         // Not cut to the maximum: the kernel would take the shorter answer for the file's end.
-        if size > self.policy.reply_max {
+        if read.len > self.policy.reply_max as usize {
             return Err(Errno::INVAL);
         }
-        let wanted = size as usize;
-        let buf = scratch.pages.get(wanted);
-        let done = self.fs.read_into(node, offset, buf)?;
-        if done < wanted {
+        let buf = scratch.pages.get(read.len.saturating_add(SPARE_LEN));
+        let done = self.fs.read(read, buf)?;
+        if done < read.len {
             // Worth a second look, for the kernel shows the rest as the end of the file.
-            let end = self.fs.getattr(node)?.size;
-            let expected = end.saturating_sub(offset).min(u64::from(size));
+            let end = self.fs.getattr(read.node)?.size;
+            let expected = end.saturating_sub(read.offset).min(read.len as u64);
             if done as u64 != expected {
-                tracing::error!(node, offset, size, done, expected, "short read");
+                tracing::error!(?read, done, expected, "short read");
                 return Err(Errno::IO);
             }
-        } else if done > wanted {
+        } else if done > read.len {
             return Err(Errno::IO);
         }
         Ok(Body::Pages(done))

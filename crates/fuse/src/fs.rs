@@ -229,6 +229,33 @@ pub enum Whence {
     Hole,
 }
 
+/// Bytes of room that [`ReadOnlyFs::read`] gets behind what is wanted: enough to decode 1 MiB in
+/// place (a page, a 256th of the length, and 32 bytes), in whole pages.
+pub const SPARE_LEN: usize = 12 << 10;
+
+/// File data that is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ReadRequest {
+    /// The file.
+    pub node: u64,
+    /// Where the data starts in the file, in bytes. May lie behind its end.
+    pub offset: u64,
+    /// Bytes wanted; at most what was agreed on with the kernel.
+    pub len: usize,
+    /// The file was opened with `O_DIRECT`: the kernel will not keep the data, and asks again for
+    /// every read.
+    pub direct: bool,
+}
+
+impl ReadRequest {
+    /// A request for `len` bytes at `offset` of `node`, for those who call a file system without
+    /// a kernel between.
+    pub const fn new(node: u64, offset: u64, len: usize) -> Self {
+        Self { node, offset, len, direct: false }
+    }
+}
+
 /// A file system that never changes while it is served.
 ///
 /// Methods are called from several threads at once. Every method may block; the session starts
@@ -249,10 +276,13 @@ pub trait ReadOnlyFs: Send + Sync {
     /// Appends a symbolic link's target to `target`.
     fn readlink(&self, node: u64, target: &mut Vec<u8>) -> Result<(), Errno>;
 
-    /// Reads file data at `offset` into `buf`, the reply buffer itself. Returns the number of
-    /// bytes read, which is less than `buf.len()` only at the end of the file: the kernel takes a
+    /// Reads file data into the start of `buf`, the reply buffer itself. Returns the number of
+    /// bytes read, which is less than `read.len` only at the end of the file: the kernel takes a
     /// short read for the end.
-    fn read_into(&self, node: u64, offset: u64, buf: &mut [u8]) -> Result<usize, Errno>;
+    ///
+    /// `buf` is at least [`SPARE_LEN`] bytes longer than `read.len`. What lies behind `read.len` is
+    /// never sent; the file system may use it as it likes, for example to decode in place.
+    fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno>;
 
     /// Delivers the entries of a directory after `cookie` (0: from the start, "." and ".."
     /// included) to `sink`, until `sink` returns false: that entry was not taken. The sink may

@@ -37,7 +37,8 @@ mod request;
 mod session;
 
 pub use fs::{
-    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, StatFs, Timestamp, Whence,
+    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, SPARE_LEN, StatFs,
+    Timestamp, Whence,
 };
 pub use mount::{MountHow, Unmounter};
 pub use session::{Negotiated, Session, SessionConfig, SessionError, SessionStats};

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use rustix::fs::OFlags;
 use zerocopy::FromBytes;
 
 use crate::abi::{
@@ -63,6 +64,7 @@ pub(crate) enum Operation<'a> {
     Read {
         offset: u64,
         size: u32,
+        direct: bool,
     },
     Readdir {
         cookie: u64,
@@ -149,7 +151,8 @@ impl<'a> Arguments<'a> {
             opcode::OPENDIR => Operation::Opendir,
             opcode::READ => {
                 let read = self.take::<ReadIn>()?.0;
-                Operation::Read { offset: read.offset, size: read.size }
+                let direct = read.flags & OFlags::DIRECT.bits() != 0;
+                Operation::Read { offset: read.offset, size: read.size, direct }
             }
             opcode::READDIR | opcode::READDIRPLUS => {
                 let read = self.take::<ReadIn>()?.0;

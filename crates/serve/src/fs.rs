@@ -10,7 +10,9 @@ use crate::node::{nid_of, node_of};
 use ferrofs_engine::{Engine, EngineConfig, OpenFile};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
-use ferrofs_fuse::{Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, StatFs, Timestamp, Whence};
+use ferrofs_fuse::{
+    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, ReadRequest, StatFs, Timestamp, Whence,
+};
 use ferrofs_image::{Error, Image, Inode, Nid, Source};
 use quick_cache::sync::Cache;
 use std::fmt;
@@ -117,11 +119,12 @@ impl ReadOnlyFs for ErofsFs {
         Ok(())
     }
 
-    fn read_into(&self, node: u64, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.file(node)?;
+    fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
+        let file = self.file(read.node)?;
+        let buf = buf.get_mut(..read.len).ok_or(Errno::INVAL)?;
         self.engine
-            .read_into(&file, offset, buf)
-            .map_err(|error| refuse(nid_of(node, self.image().root()), &error))
+            .read_into(&file, read.offset, buf)
+            .map_err(|error| refuse(nid_of(read.node, self.image().root()), &error))
     }
 
     fn readdir(
