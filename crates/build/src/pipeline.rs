@@ -96,6 +96,14 @@ impl Data<'_> {
         Ok(writer.finish())
     }
 
+    /// Jobs under way at a time, besides the limit of memory.
+    fn jobs_max(&self) -> usize {
+        let workers = self.options.workers.get();
+        // Compressing takes some jobs far longer than others: those behind them go on. Copying does
+        // not, and is faster with few buffers, used again and again.
+        if self.options.compression.is_some() { usize::MAX } else { workers * 3 }
+    }
+
     fn coordinate(
         &self,
         ends: &Ends,
@@ -156,7 +164,9 @@ impl Data<'_> {
                 },
             };
             // One job runs whatever it costs.
-            if flight.jobs > 0 && flight.cost + job.cost > self.options.memory {
+            let full =
+                flight.jobs >= self.jobs_max() || flight.cost + job.cost > self.options.memory;
+            if flight.jobs > 0 && full {
                 flight.held = Some(job);
                 return Ok(());
             }

@@ -85,7 +85,7 @@ fn random_options(dice: &mut Dice) -> (BuildOptions, bool) {
             for pattern in ["[0-4]$", "a"] {
                 options.hints.push(PclusterHint {
                     pattern: Regex::new(pattern).unwrap(),
-                    pcluster_size: bits.size() * dice.below(20) as u32,
+                    pcluster_size: bits.size() * dice.below(17) as u32,
                 });
             }
             false

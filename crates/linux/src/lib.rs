@@ -2,8 +2,8 @@
 //! Safe wrappers over the Linux calls that ferrofs needs and that std lacks.
 //!
 //! What it does: mounts (new mount API, loop devices, `mountinfo`), a process that goes to the
-//! background, signals as a descriptor, descriptors over sockets, sparse files, extended
-//! attributes, path resolution that cannot leave a directory. What it refuses to know: everything
+//! background, signals as a descriptor, descriptors over sockets, sparse files, early writeback,
+//! extended attributes, path resolution that cannot leave a directory. What it refuses to know: everything
 //! of ferrofs above it. Invariant: the public interface is safe; `unsafe` stands only where
 //! `rustix` has no call, each time with its proof.
 //!
@@ -20,6 +20,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod signals;
 pub mod sparse;
+pub mod writeback;
 pub mod xattr;
 
 pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter};
