@@ -59,18 +59,9 @@ impl Encoded {
     }
 }
 
-/// Appends the parts of `offset..offset + len` of `map`, which lies inside the file.
+/// Appends the parts of the file from `offset` on, which lies inside it with all of `target`, the
+/// range of the request that they go to.
 pub(crate) fn plan(
-    image: &Image,
-    map: &FileMap,
-    offset: u64,
-    len: usize,
-    parts: &mut Vec<Part>,
-) -> Result<()> {
-    plan_at(image, map, offset, 0..len, parts)
-}
-
-fn plan_at(
     image: &Image,
     map: &FileMap,
     mut offset: u64,
@@ -101,7 +92,7 @@ fn plan_at(
                 let Some(packed) = image.packed_map() else {
                     return Err(Error::NotFound);
                 };
-                plan_at(image, packed, start + within, now, parts)?;
+                plan(image, packed, start + within, now, parts)?;
             }
             Source::Pcluster(pcluster) => {
                 plan_pcluster(image.rules(), map.nid(), &extent, pcluster, within, now, parts);

@@ -48,7 +48,7 @@ pub use decode::{CodecRules, Piece, decode_extent, decode_extent_in_place, store
 pub use device::DeviceAddress;
 pub use dir::{DirCursor, Directory, Entry};
 pub use error::{Error, Place, Result};
-pub use ferrofs_codec::{Algorithm, DecodeError, Decoder};
+pub use ferrofs_codec::{Algorithm, Corruption, DecodeError, Decoder};
 pub use ferrofs_format as format;
 pub use ferrofs_format::{BlockBits, Nid};
 pub use inode::Inode;
