@@ -5,193 +5,26 @@
 //! It shares the record emitters with the crates under test but none of their layout code: where
 //! things lie and how extents become indexes is decided here.
 
-use ferrofs_codec::Method;
-use ferrofs_image::format::chunk::{Chunk, ChunkFormat};
+mod compressed;
+mod crafted;
+mod files;
+
+pub use compressed::{Compressed, Piece, lclusters};
+pub use crafted::{Crafted, Patched, seal, text};
+pub use files::{word, xattr_body};
+
+use ferrofs_image::Nid;
+use ferrofs_image::format::BlockBits;
 use ferrofs_image::format::compression::{CompressionConfigs, Lz4Config};
 use ferrofs_image::format::device::{DeviceSlot, SLOT_LEN};
-use ferrofs_image::format::dirent::DirPacker;
 use ferrofs_image::format::features::{CompatFeatures, IncompatFeatures};
 use ferrofs_image::format::inode::{FileType, InodeRecord, Layout, Mtime};
-use ferrofs_image::format::lcluster::compact::{self, PackRules};
-use ferrofs_image::format::lcluster::extents::{EncodedLen, ExtentRecord};
-use ferrofs_image::format::lcluster::header::{Advise, MapFields, MapHeader};
-use ferrofs_image::format::lcluster::{Back, Head, Lcluster, full};
 use ferrofs_image::format::superblock::SuperBlock;
-use ferrofs_image::format::xattr::{LongPrefix, XattrBody, XattrEntry, icount};
-use ferrofs_image::format::{BlockBits, checksum};
-use ferrofs_image::{Nid, ReadAt};
+use ferrofs_image::format::xattr::{LongPrefix, XattrEntry, icount};
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
 
 /// Bytes before the data blocks: superblock, tables, inodes.
 const META_LEN: usize = 16 << 10;
-
-/// Text that compresses about four to one; the same for the same seed.
-#[must_use]
-pub fn text(len: usize, seed: u64) -> Vec<u8> {
-    const WORDS: [&str; 16] = [
-        "extent ", "block ", "of ", "the ", "inode ", "reads ", "as ", "zero ", "and ", "index ",
-        "packs ", "cluster ", "in ", "a ", "tail ", "offset\n",
-    ];
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut out = Vec::with_capacity(len + 16);
-    while out.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        out.extend_from_slice(WORDS[(state >> 33) as usize % WORDS.len()].as_bytes());
-        out.extend_from_slice(format!("{:x} ", state >> 56).as_bytes());
-    }
-    out.truncate(len);
-    out
-}
-
-/// A finished image and where its parts lie.
-#[derive(Clone, Debug)]
-pub struct Crafted {
-    /// The image.
-    pub bytes: Vec<u8>,
-    /// Byte offset of named parts: `NAME` is a file's inode, `NAME.map` its map header, index area
-    /// or chunk table, `NAME.data` its first data block, `NAME.xattr` its xattr body.
-    pub places: BTreeMap<String, usize>,
-    /// What files hold, by path.
-    pub contents: BTreeMap<String, Vec<u8>>,
-    /// Block size exponent.
-    pub bits: u8,
-    /// End of the metadata: what lies behind is file data.
-    pub meta_end: usize,
-}
-
-impl Crafted {
-    /// Offset of a named part.
-    ///
-    /// # Panics
-    /// If there is none of that name.
-    #[must_use]
-    pub fn at(&self, name: &str) -> usize {
-        *self.places.get(name).unwrap_or_else(|| panic!("no part {name}"))
-    }
-
-    /// Overwrites bytes.
-    pub fn put(&mut self, offset: usize, bytes: &[u8]) {
-        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// The nid of a file of the primary device.
-    #[must_use]
-    pub fn nid(&self, name: &str) -> Nid {
-        Nid(self.at(name) as u64 / 32)
-    }
-
-    /// Computes the superblock's checksum anew.
-    pub fn seal(&mut self) {
-        seal(&mut self.bytes);
-    }
-}
-
-/// Computes the checksum of the superblock in `image` anew, if that is long enough.
-pub fn seal(image: &mut [u8]) {
-    let bits = image.get(1036).copied().and_then(|bits| BlockBits::new(bits).ok());
-    if let Some(bits) = bits
-        && let Some(area) = image.get(1024..)
-        && let Ok(sum) = checksum::superblock_checksum(area, bits)
-    {
-        image[1028..1032].copy_from_slice(&sum.to_le_bytes());
-    }
-}
-
-/// An image with one byte changed, without a copy of it.
-#[derive(Clone, Debug)]
-pub struct Patched {
-    /// The image.
-    pub base: Arc<Vec<u8>>,
-    /// Which byte.
-    pub offset: usize,
-    /// Bits to flip in it.
-    pub mask: u8,
-    /// What the four bytes of the checksum become.
-    pub checksum: Option<u32>,
-    /// Bytes there are.
-    pub len: usize,
-}
-
-impl ReadAt for Patched {
-    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        let range = self.base.get(start..end).filter(|_| end <= self.len);
-        buf.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
-        if (start..end).contains(&self.offset) {
-            buf[self.offset - start] ^= self.mask;
-        }
-        if let Some(checksum) = self.checksum {
-            for (index, byte) in checksum.to_le_bytes().into_iter().enumerate() {
-                if (start..end).contains(&(1028 + index)) {
-                    buf[1028 + index - start] = byte;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.len as u64)
-    }
-}
-
-/// One extent of a compressed file.
-#[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// First file offset.
-    pub start: usize,
-    /// Bytes of the file.
-    pub len: usize,
-    /// First block.
-    pub block: u32,
-    /// Blocks.
-    pub blocks: u16,
-    /// How it is encoded.
-    pub head: Head,
-    /// It decodes to more than `len` bytes.
-    pub partial: bool,
-}
-
-/// What is special about a compressed file.
-#[derive(Clone, Copy, Debug)]
-pub struct Compressed<'a> {
-    /// HEAD1 encoder.
-    pub method: &'a str,
-    /// HEAD2 encoder, for every second extent.
-    pub second: Option<&'a str>,
-    /// Blocks of a pcluster.
-    pub blocks: usize,
-    /// Compact indexes.
-    pub compact: bool,
-    /// Advice besides what the rest implies.
-    pub advise: u16,
-    /// The second extent uses only part of its pcluster.
-    pub partial: bool,
-    /// The tail lies inline behind the indexes.
-    pub inline: bool,
-    /// The tail of this many bytes lies in the packed inode at this offset.
-    pub fragment: Option<(usize, u32)>,
-}
-
-impl Default for Compressed<'_> {
-    fn default() -> Self {
-        Self {
-            method: "lz4",
-            second: None,
-            blocks: 1,
-            compact: false,
-            advise: 0,
-            partial: false,
-            inline: false,
-            fragment: None,
-        }
-    }
-}
 
 /// Makes an image.
 #[derive(Debug)]
@@ -365,208 +198,6 @@ impl Craft {
         nid
     }
 
-    /// A file of contiguous blocks with `tail` bytes inline.
-    pub fn flat(&mut self, name: &str, content: &[u8], tail: usize, xattrs: &[u8]) -> Nid {
-        self.flat_of(name, FileType::Regular, content, tail, xattrs)
-    }
-
-    /// Anything with content, in contiguous blocks with `tail` bytes inline.
-    pub fn flat_of(
-        &mut self,
-        name: &str,
-        file_type: FileType,
-        content: &[u8],
-        tail: usize,
-        xattrs: &[u8],
-    ) -> Nid {
-        let layout = if tail > 0 { Layout::FlatInline } else { Layout::FlatPlain };
-        let (blocks, inline) = content.split_at(content.len() - tail);
-        let mut record = self.record(file_type, layout, content.len());
-        record.u = if blocks.is_empty() { u32::MAX } else { self.data(blocks) };
-        self.contents.insert(format!("/{name}"), content.to_vec());
-        self.inode(name, record, &Behind { xattrs, unit: 1, area: inline })
-    }
-
-    /// A node without content.
-    pub fn node(&mut self, name: &str, file_type: FileType, u: u32) -> Nid {
-        let mut record = self.record(file_type, Layout::FlatPlain, 0);
-        record.u = u;
-        self.inode(name, record, &Behind::default())
-    }
-
-    /// A file of holes only, in the layout without any table.
-    pub fn sparse(&mut self, name: &str, size: u64) -> Nid {
-        let mut record = self.record(FileType::Regular, Layout::FlatPlain, 0);
-        record.size = size;
-        record.mtime = Mtime::Full { seconds: 1, nanoseconds: 2 };
-        (record.u, record.u_high) = (u32::MAX, u16::MAX);
-        self.inode(name, record, &Behind::default())
-    }
-
-    /// A file of chunks of one block each.
-    pub fn chunked(&mut self, name: &str, size: u64, format: ChunkFormat, chunks: &[Chunk]) -> Nid {
-        let mut area = vec![];
-        for chunk in chunks {
-            format.emit_element(*chunk, &mut area).expect("a chunk that can be emitted");
-        }
-        let mut record = self.record(FileType::Regular, Layout::Chunk, 0);
-        (record.size, record.u) = (size, format.emit().into());
-        record.mtime = Mtime::Full { seconds: -5, nanoseconds: 999_999_999 };
-        self.inode(name, record, &Behind { xattrs: &[], unit: format.element_len(), area: &area })
-    }
-
-    /// Cuts `content` into pclusters and places them.
-    fn pieces(&mut self, content: &[u8], options: &Compressed<'_>) -> Vec<Piece> {
-        let block = self.block();
-        let mut pieces: Vec<Piece> = vec![];
-        let mut start = 0;
-        while start < content.len() {
-            let turn = pieces.len() % 2 == 1;
-            let (method, head) = match options.second {
-                Some(second) if turn => (second, Head::Head2),
-                _ => (options.method, Head::Head1),
-            };
-            let mut encoder = Method::parse(method).expect("a method").encoder().expect("encoder");
-            let mut encoded = vec![0; options.blocks * block];
-            let rest = &content[start..];
-            let prefix = encoder.compress_prefix(rest, &mut encoded).expect("it compresses");
-            let blocks = prefix.written.div_ceil(block);
-            let use_less = options.partial && pieces.len() == 1 && prefix.consumed > 3 * block;
-            let len = if use_less { prefix.consumed - block - 7 } else { prefix.consumed };
-            if blocks * block >= len || len < block {
-                // What does not shrink is stored, in one block.
-                let len = rest.len().min(block);
-                let turned = options.advise & Advise::INTERLACED != 0;
-                let stored = self.data(&stored(&rest[..len], start, block, turned));
-                let piece = Piece {
-                    start,
-                    len,
-                    block: stored,
-                    blocks: 1,
-                    head: Head::Plain,
-                    partial: false,
-                };
-                pieces.push(piece);
-                start += len;
-                continue;
-            }
-            let mut padded = vec![0; blocks * block - prefix.written];
-            padded.extend_from_slice(&encoded[..prefix.written]);
-            let at = self.data(&padded);
-            let blocks = blocks as u16;
-            pieces.push(Piece { start, len, block: at, blocks, head, partial: use_less });
-            start += len;
-        }
-        pieces
-    }
-
-    /// A compressed file with indexes.
-    pub fn compressed(&mut self, name: &str, content: &[u8], options: &Compressed<'_>) -> Nid {
-        let block = self.block();
-        let fragment = options.fragment.map_or(0, |(len, _)| len);
-        let inline = if options.inline { content.len() % block } else { 0 };
-        let body = content.len() - fragment - inline;
-        let mut pieces = self.pieces(&content[..body], options);
-        let first_block = pieces.first().map_or(0, |piece| piece.block);
-        let dummy = pieces.last().map_or(0, |piece| piece.block + u32::from(piece.blocks));
-        if fragment + inline > 0 {
-            pieces.push(Piece {
-                start: body,
-                len: fragment + inline,
-                block: if options.compact { dummy } else { 0 },
-                blocks: u16::from(inline > 0),
-                head: Head::Plain,
-                partial: false,
-            });
-        }
-        let big = options.blocks > 1;
-        let mut advise = options.advise;
-        advise |= if big { Advise::BIG_PCLUSTER_1 | Advise::BIG_PCLUSTER_2 } else { 0 };
-        advise |= if options.inline { Advise::INLINE_PCLUSTER } else { 0 };
-        advise |= if fragment > 0 { Advise::FRAGMENT } else { 0 };
-        let id = |method: &str| Method::parse(method).expect("a method").algorithm() as u8;
-        let header = MapFields {
-            word: options.fragment.map_or((inline as u32) << 16, |(_, offset)| offset),
-            advise: Advise(advise),
-            algorithms: id(options.method) | options.second.map_or(0, id) << 4,
-            cluster_bits: 0,
-        };
-        let lclusters = lclusters(&pieces, content.len(), block, big, dummy);
-        let mut area = MapHeader::Map(header).emit().expect("a header").to_vec();
-        if options.compact {
-            let rules = PackRules { lcluster_bits: self.bits.bits(), big };
-            let two_byte = advise & Advise::COMPACTED_2B != 0;
-            // An inode begins at a multiple of 32 and has 32 bytes, the header 8.
-            compact::emit(&lclusters, 8, two_byte, rules, &mut area).expect("packs");
-        } else {
-            area.extend_from_slice(&[0; 8]);
-            for lcluster in lclusters {
-                area.extend_from_slice(&full::emit(lcluster, 0).expect("an index"));
-            }
-        }
-        area.extend_from_slice(&content[body..body + inline]);
-        let layout =
-            if options.compact { Layout::CompressedCompact } else { Layout::CompressedFull };
-        let mut record = self.record(FileType::Regular, layout, content.len());
-        record.u = pieces.iter().map(|piece| u32::from(piece.blocks)).sum();
-        self.contents.insert(format!("/{name}"), content.to_vec());
-        let nid = self.inode(name, record, &Behind { xattrs: &[], unit: 8, area: &area });
-        self.places.insert(format!("{name}.data"), first_block as usize * block);
-        nid
-    }
-
-    /// A file whose content is wholly in the packed inode.
-    pub fn whole_fragment(&mut self, name: &str, offset: u64, size: u64) -> Nid {
-        let mut area = MapHeader::WholeFragment { offset }.emit().expect("a header").to_vec();
-        area.extend_from_slice(&[0; 8]);
-        let mut record = self.record(FileType::Regular, Layout::CompressedFull, 0);
-        record.size = size;
-        record.mtime = Mtime::Full { seconds: 0, nanoseconds: 0 };
-        self.inode(name, record, &Behind { xattrs: &[], unit: 8, area: &area })
-    }
-
-    /// A file with encoded extents: records of `record_len` bytes.
-    pub fn records(
-        &mut self,
-        name: &str,
-        size: u64,
-        header: MapFields,
-        first: Option<u64>,
-        records: &[ExtentRecord],
-    ) -> Nid {
-        let record_len = header.advise.record_len();
-        let mut area = MapHeader::Map(header).emit().expect("a header").to_vec();
-        // The inode has 64 bytes, so offsets in the area are aligned as on the device.
-        area.resize(area.len().next_multiple_of(record_len.into()), 0);
-        area.extend(first.into_iter().flat_map(u64::to_le_bytes));
-        for record in records {
-            record.emit(record_len, &mut area).expect("a record that can be emitted");
-        }
-        let mut record = self.record(FileType::Regular, Layout::CompressedFull, 0);
-        record.size = size;
-        record.mtime = Mtime::Full { seconds: 7, nanoseconds: 7 };
-        self.inode(name, record, &Behind { xattrs: &[], unit: 8, area: &area })
-    }
-
-    /// A directory below the root that holds the given entries besides its dots.
-    pub fn directory(&mut self, name: &str, entries: &[(&str, Nid, FileType)]) -> Nid {
-        // Its own nid stands in its `.`; it is the next inode slot.
-        let next = match &self.metabox {
-            Some(metabox) => Nid(Nid::METABOX_BIT | metabox.len().div_ceil(32) as u64),
-            None => Nid(self.meta.div_ceil(32) as u64),
-        };
-        let mut all = vec![
-            (b".".to_vec(), next, FileType::Directory),
-            (b"..".to_vec(), self.superblock.root, FileType::Directory),
-        ];
-        all.extend(entries.iter().map(|(name, nid, kind)| (name.as_bytes().to_vec(), *nid, *kind)));
-        let content = pack(&mut all, self.block());
-        let nid = self.flat_of(name, FileType::Directory, &content, 0, &[]);
-        assert_eq!(nid, next, "a record without tail goes where the last ended");
-        self.contents.remove(&format!("/{name}"));
-        nid
-    }
-
     /// From here on inodes go into the metabox.
     pub fn enter_metabox(&mut self) {
         self.metabox = Some(vec![0; 32]);
@@ -578,6 +209,26 @@ impl Craft {
         let nid = self.flat(".metabox", &content, 0, &[]);
         self.superblock.metabox = Some(nid);
         self.superblock.incompat.insert(IncompatFeatures::METABOX);
+    }
+
+    /// Writes the metabox inode with extents of at most `extent` bytes, each a Zstandard frame of its
+    /// own; later inodes go to the primary device again.
+    pub fn leave_compressed_metabox(&mut self, extent: usize) {
+        let content = self.metabox.take().expect("entered before");
+        self.zstd_records(".metabox", &content, extent);
+        self.superblock.metabox = Some(self.nid_of(".metabox"));
+        self.superblock.incompat.insert(IncompatFeatures::METABOX);
+    }
+
+    /// Leaves room in the metabox up to byte `end`.
+    pub fn pad_metabox(&mut self, end: usize) {
+        let metabox = self.metabox.as_mut().expect("entered before");
+        assert!(metabox.len() <= end, "more is in it already");
+        metabox.resize(end, 0);
+    }
+
+    fn nid_of(&self, name: &str) -> Nid {
+        Nid(self.places[name] as u64 / 32)
     }
 
     /// Adds a shared xattr; returns its id.
@@ -613,7 +264,7 @@ impl Craft {
         let mut entries = std::mem::take(&mut self.entries);
         entries.push((b".".to_vec(), root, FileType::Directory));
         entries.push((b"..".to_vec(), root, FileType::Directory));
-        let content = pack(&mut entries, self.block());
+        let content = files::pack(&mut entries, self.block());
         let mut record = self.record(FileType::Directory, Layout::FlatPlain, content.len());
         record.mtime = Mtime::Full { seconds: 1, nanoseconds: 1 };
         record.nlink = 3;
@@ -643,15 +294,6 @@ impl Craft {
     }
 }
 
-/// One block of stored bytes; rotated so that each stands at its file offset modulo the block.
-fn stored(bytes: &[u8], start: usize, block: usize, rotated: bool) -> Vec<u8> {
-    let mut out = vec![0; block];
-    for (index, byte) in bytes.iter().enumerate() {
-        out[if rotated { (start + index) % block } else { index }] = *byte;
-    }
-    out
-}
-
 /// Where an inode of these bytes can begin: a tail must not cross a block, so none of it does.
 fn fit(at: usize, bytes: &[u8], block: usize) -> usize {
     let at = at.next_multiple_of(32);
@@ -660,90 +302,4 @@ fn fit(at: usize, bytes: &[u8], block: usize) -> usize {
     } else {
         at.next_multiple_of(block)
     }
-}
-
-/// Directory content: entries sorted and packed.
-fn pack(entries: &mut [(Vec<u8>, Nid, FileType)], block: usize) -> Vec<u8> {
-    entries.sort();
-    let mut packer = DirPacker::new(block);
-    for (name, _, _) in &*entries {
-        packer.push(name.len());
-    }
-    let mut out = vec![];
-    let entries = entries.iter().map(|(name, nid, kind)| (name.as_slice(), *nid, *kind));
-    packer.emit(entries, &mut out).expect("names that can be emitted");
-    out
-}
-
-/// Body of inline and shared xattrs; every name's filter bit counts as present.
-///
-/// # Panics
-/// If it cannot be emitted.
-#[must_use]
-pub fn xattr_body(shared: &[u32], inline: &[(u8, &[u8], &[u8])]) -> Vec<u8> {
-    let entries: Vec<XattrEntry<'_>> =
-        inline.iter().map(|&(index, name, value)| XattrEntry { index, name, value }).collect();
-    let mut body = vec![];
-    XattrBody::emit(0, shared, &entries, &mut body).expect("a body");
-    body
-}
-
-/// lclusters of a file with these extents.
-#[must_use]
-pub fn lclusters(
-    pieces: &[Piece],
-    size: usize,
-    block: usize,
-    big: bool,
-    eof_block: u32,
-) -> Vec<Lcluster> {
-    let count = size.div_ceil(block);
-    let mut heads: Vec<(usize, u16, Piece)> = vec![];
-    for piece in pieces {
-        heads.push((piece.start / block, (piece.start % block) as u16, *piece));
-    }
-    if !size.is_multiple_of(block) && heads.last().is_none_or(|(at, _, _)| at + 1 < count) {
-        let eof = Piece {
-            start: size,
-            len: 0,
-            block: eof_block,
-            blocks: 0,
-            head: Head::Plain,
-            partial: false,
-        };
-        heads.push((count - 1, (size % block) as u16, eof));
-    }
-    let mut out = Vec::with_capacity(count);
-    for lcluster in 0..count {
-        let last = heads.iter().rfind(|(at, _, _)| *at <= lcluster).expect("a first head");
-        let next = heads.iter().map(|(at, _, _)| *at).find(|at| *at > lcluster).unwrap_or(count);
-        let (at, offset, piece) = last;
-        let back = lcluster - at;
-        out.push(if back == 0 {
-            Lcluster::Head {
-                head: piece.head,
-                offset: *offset,
-                block: piece.block,
-                partial: piece.partial,
-                hole: false,
-            }
-        } else {
-            let back = if back == 1 && big {
-                Back::Blocks(piece.blocks)
-            } else {
-                Back::Distance(back as u16)
-            };
-            Lcluster::NonHead { back, forward: (next - lcluster) as u16 }
-        });
-    }
-    out
-}
-
-/// A word of an extent record.
-///
-/// # Panics
-/// If it cannot be emitted.
-#[must_use]
-pub fn word(len: usize, algorithm: Option<u8>, partial: bool) -> u32 {
-    EncodedLen { len: len as u32, partial, algorithm }.emit().expect("a word")
 }

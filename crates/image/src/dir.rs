@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Directories: lookup by binary search, and walking from any position. format.md §5.
 
+use crate::meta::ContentReader;
 use crate::{Error, FileMap, Image, Inode, Place, Result};
 use ferrofs_format::Nid;
 use ferrofs_format::dirent::{DirBlock, Dirent, find_unchecked, first_name};
@@ -60,12 +61,17 @@ impl<'a> Directory<'a> {
     }
 
     /// Fills `buf` with block `block`: all of it, or what the size leaves.
-    fn read_block(&self, block: u64, buf: &mut Vec<u8>) -> Result<Place> {
+    fn read_block(
+        &self,
+        reader: &mut ContentReader<'_>,
+        block: u64,
+        buf: &mut Vec<u8>,
+    ) -> Result<Place> {
         let bits = self.image.superblock().block_bits;
         let start = bits.byte_of(block).unwrap_or(u64::MAX);
         let len = self.map.size().saturating_sub(start).min(bits.size_u64());
         buf.resize(usize_from_u64(len), 0);
-        self.image.read_cached(&self.map, start, buf).map_err(|e| e.with_nid(self.nid))?;
+        reader.read(start, buf)?;
         Ok(Place::content(self.nid, start))
     }
 
@@ -74,12 +80,13 @@ impl<'a> Directory<'a> {
         if name == b"." && self.dot_omitted {
             return Ok(Some(self.dot()));
         }
+        let mut reader = ContentReader::new(self.image, &self.map);
         let mut buf = Vec::new();
         // The last block whose first name is not above `name`.
         let (mut low, mut high) = (0u64, self.block_count());
         while low < high {
             let middle = low.midpoint(high);
-            let place = self.read_block(middle, &mut buf)?;
+            let place = self.read_block(&mut reader, middle, &mut buf)?;
             let first = first_name(&buf).map_err(|error| Error::format(error, place))?;
             if first <= name {
                 low = middle.saturating_add(1);
@@ -88,7 +95,7 @@ impl<'a> Directory<'a> {
             }
         }
         let Some(block) = low.checked_sub(1) else { return Ok(None) };
-        let place = self.read_block(block, &mut buf)?;
+        let place = self.read_block(&mut reader, block, &mut buf)?;
         let found = find_unchecked(&buf, name).map_err(|error| Error::format(error, place))?;
         Ok(found.map(Entry::new))
     }
@@ -107,11 +114,12 @@ impl<'a> Directory<'a> {
         mut visit: impl FnMut(Dirent<'_>, u64) -> ControlFlow<()>,
     ) -> Result<()> {
         let blocks = self.block_count();
+        let mut reader = ContentReader::new(self.image, &self.map);
         let mut buf = Vec::new();
         let mut last: Vec<u8> = Vec::new();
         let mut skip = usize_from_u64(position & ((1 << INDEX_BITS) - 1));
         for block in (position >> INDEX_BITS)..blocks {
-            let place = self.read_block(block, &mut buf)?;
+            let place = self.read_block(&mut reader, block, &mut buf)?;
             let parsed = DirBlock::parse(&buf).map_err(|error| Error::format(error, place))?;
             for (index, entry) in parsed.iter().enumerate() {
                 if index == 0 && !last.is_empty() && last.as_slice() >= entry.name {

@@ -3,17 +3,22 @@
 //!
 //! Invariant: at most the configured bytes are kept, and nothing here is ever file data.
 
-use crate::{DeviceAddress, Error, Image, Place, Result};
+use crate::{DeviceAddress, Error, Extent, FileMap, Image, MapCursor, Place, Result, Source};
+use ferrofs_format::Nid;
+use ferrofs_format::limits::DECODED_SIZE_MAX;
 use ferrofs_format::num::{u64_from_usize, usize_from_u64};
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Unit of reading metadata.
 pub(crate) const PAGE: u64 = 4096;
 const PAGES_BYTES: u64 = 4 << 20;
-/// More than one decoded extent of the largest size, so that none is decoded for every page.
 const DECODED_BYTES: u64 = 16 << 20;
+/// One decoded extent of the largest size and a bit, so that none is decoded for every page.
+const DECODED_BYTES_MIN: u64 = DECODED_SIZE_MAX + (1 << 20);
 
 /// A byte-addressed space that metadata lives in.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -50,19 +55,39 @@ impl<K> Weighter<K, Page> for ByLen {
 
 pub(crate) struct MetaCache {
     pages: Cache<(Space, u64), Page, ByLen>,
-    /// Decoded extents of packed and metabox content, by the extent's start.
-    decoded: Cache<(Space, u64), Page, ByLen>,
+    /// Decoded extents of metadata (packed and metabox inodes, directories), by inode and start.
+    decoded: Cache<(Nid, u64), Page, ByLen>,
+    /// Bytes decoded for it so far.
+    decoded_total: AtomicU64,
 }
 
 impl MetaCache {
     pub(crate) fn new(bytes: Option<u64>) -> Self {
         let pages = bytes.unwrap_or(PAGES_BYTES);
-        let decoded = bytes.unwrap_or(DECODED_BYTES);
+        let decoded = bytes.unwrap_or(DECODED_BYTES).max(DECODED_BYTES_MIN);
         let items = |bytes: u64, each: u64| usize_from_u64(bytes.checked_div(each).unwrap_or(0));
         Self {
             pages: Cache::with_weighter(items(pages, PAGE).max(16), pages, ByLen),
-            decoded: Cache::with_weighter(items(decoded, 1 << 16).max(16), decoded, ByLen),
+            decoded: whole(items(decoded, 1 << 16), decoded),
+            decoded_total: AtomicU64::new(0),
         }
+    }
+}
+
+/// A cache in one piece: of several, each would have a share of the bytes, and an extent larger than
+/// that would never be kept.
+fn whole(items: usize, bytes: u64) -> Cache<(Nid, u64), Page, ByLen> {
+    let mut options = OptionsBuilder::new();
+    options.shards(1).estimated_items_capacity(items).weight_capacity(bytes);
+    match options.build() {
+        Ok(options) => Cache::with_options(
+            options,
+            ByLen,
+            DefaultHashBuilder::default(),
+            DefaultLifecycle::default(),
+        ),
+        // Only if a capacity were missing.
+        Err(_) => Cache::with_weighter(items, bytes, ByLen),
     }
 }
 
@@ -130,42 +155,101 @@ impl Image {
                 start,
             ));
         };
-        let mut cursor = map.cursor(self);
-        let mut rest = buf;
-        let mut offset = start;
-        while !rest.is_empty() {
-            let extent = cursor.extent_at(offset)?;
-            let within = offset.saturating_sub(extent.start);
-            let left = usize_from_u64(extent.len.saturating_sub(within));
-            let count = left.min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            if extent.is_encoded() {
-                let key = (space, extent.start);
-                let decoded = if let Some(decoded) = self.meta.decoded.get(&key) {
-                    decoded
-                } else {
-                    let mut bytes = vec![0; usize_from_u64(extent.len)];
-                    self.read_extent(map, &extent, 0, &mut bytes)?;
-                    let decoded: Page = bytes.into();
-                    self.meta.decoded.insert(key, Arc::clone(&decoded));
-                    decoded
-                };
-                let from = usize_from_u64(within);
-                let bytes = decoded.get(from..from.saturating_add(count)).unwrap_or(&[]);
-                if bytes.len() != count {
-                    return Err(Error::corrupt(
-                        Place::content(map.nid(), offset),
-                        "decoded extent is shorter than its map says",
-                        u64_from_usize(bytes.len()),
-                    ));
-                }
-                now.copy_from_slice(bytes);
-            } else {
-                self.read_extent(map, &extent, within, now)?;
-            }
-            rest = later;
-            offset = offset.saturating_add(u64_from_usize(count));
-        }
-        Ok(())
+        let mut reader = ContentReader { paged: false, ..ContentReader::new(self, map) };
+        reader.read(start, buf).map(|_| ())
     }
+
+    /// Bytes of metadata (packed and metabox inodes, directories) that were decoded since the image
+    /// was opened, each time anew. Whoever walks a hostile image can bound its work by it.
+    #[must_use]
+    pub fn metadata_decoded(&self) -> u64 {
+        self.meta.decoded_total.load(Ordering::Relaxed)
+    }
+
+    /// All of an encoded extent.
+    fn decoded(&self, map: &FileMap, extent: &Extent) -> Result<Page> {
+        let key = (map.nid(), extent.start);
+        if let Some(decoded) = self.meta.decoded.get(&key) {
+            return Ok(decoded);
+        }
+        // At most 12 MiB, checked by the map.
+        let mut bytes = vec![0; usize_from_u64(extent.len)];
+        self.meta.decoded_total.fetch_add(extent.len, Ordering::Relaxed);
+        self.read_extent(map, extent, 0, &mut bytes)?;
+        let decoded: Page = bytes.into();
+        self.meta.decoded.insert(key, Arc::clone(&decoded));
+        Ok(decoded)
+    }
+}
+
+/// Reads content that is metadata, piece by piece: directories, packed and metabox inodes.
+///
+/// Invariant: of each extent that is encoded all is decoded at once and kept, at least until another
+/// one is needed. Reading from the front to the end decodes each extent once, whatever else goes on.
+#[derive(Debug)]
+pub(crate) struct ContentReader<'a> {
+    image: &'a Image,
+    map: &'a FileMap,
+    cursor: MapCursor<'a>,
+    held: Option<(Extent, Page)>,
+    /// What is not encoded comes from pages in memory.
+    paged: bool,
+}
+
+impl<'a> ContentReader<'a> {
+    pub(crate) const fn new(image: &'a Image, map: &'a FileMap) -> Self {
+        Self { image, map, cursor: map.cursor(image), held: None, paged: true }
+    }
+
+    /// Fills `buf` from `offset` on; returns how many bytes, less than asked only at the end.
+    pub(crate) fn read(&mut self, mut offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let left = self.map.size().saturating_sub(offset);
+        let total = usize_from_u64(left).min(buf.len());
+        let mut rest = buf.get_mut(..total).unwrap_or_default();
+        while !rest.is_empty() {
+            let count = self.read_some(offset, rest).map_err(|e| e.with_nid(self.map.nid()))?;
+            offset = offset.saturating_add(u64_from_usize(count));
+            rest = rest.get_mut(count..).unwrap_or_default();
+        }
+        Ok(total)
+    }
+
+    /// What one extent has for `rest`, which is not empty; never nothing.
+    fn read_some(&mut self, offset: u64, rest: &mut [u8]) -> Result<usize> {
+        if let Some((extent, page)) = &self.held
+            && let Some(count) = copy_decoded(extent, page, offset, rest)
+        {
+            return Ok(count);
+        }
+        let extent = self.cursor.extent_at(offset)?;
+        let within = offset.saturating_sub(extent.start);
+        let count = usize_from_u64(extent.len.saturating_sub(within)).min(rest.len());
+        let now = rest.get_mut(..count).unwrap_or_default();
+        match extent.source {
+            Source::Pcluster(_) => {
+                let page = self.image.decoded(self.map, &extent)?;
+                let copied = copy_decoded(&extent, &page, offset, now);
+                self.held = Some((extent, page));
+                return copied.ok_or(Error::corrupt(
+                    Place::content(self.map.nid(), offset),
+                    "decoded extent is shorter than its map says",
+                    extent.len,
+                ));
+            }
+            Source::Plain(DeviceAddress { device: 0, offset }) if self.paged => {
+                self.image.read_meta(Space::Primary, offset.saturating_add(within), now)?;
+            }
+            _ => self.image.read_extent(self.map, &extent, within, now)?,
+        }
+        Ok(count)
+    }
+}
+
+/// Copies what `page`, all of `extent`, has of the bytes from `offset` on, if it has any.
+fn copy_decoded(extent: &Extent, page: &Page, offset: u64, to: &mut [u8]) -> Option<usize> {
+    let from = usize_from_u64(offset.checked_sub(extent.start)?);
+    let bytes = page.get(from..).filter(|bytes| !bytes.is_empty())?;
+    let count = bytes.len().min(to.len());
+    to.get_mut(..count)?.copy_from_slice(bytes.get(..count)?);
+    Some(count)
 }

@@ -2,6 +2,7 @@
 //! The plain way to read content: extent by extent, nothing kept, one decode for every call.
 
 use crate::decode::{Piece, decode_extent, stored_pieces};
+use crate::meta::ContentReader;
 use crate::{
     Decoder, DeviceAddress, Encoding, Error, Extent, FileMap, Image, Inode, Location, Pcluster,
     Place, Result, Source, Space,
@@ -14,30 +15,7 @@ const DECODERS_MAX: usize = 16;
 
 impl Image {
     /// Reads content from `offset` on; returns how many bytes, less than asked only at the end.
-    pub fn read(&self, map: &FileMap, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.read_with(map, offset, buf, Self::read_extent)
-    }
-
-    /// Like [`Image::read`], with metadata pages from memory: for directories.
-    pub(crate) fn read_cached(&self, map: &FileMap, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.read_with(map, offset, buf, |image, map, extent, within, now| match extent.source {
-            Source::Plain(DeviceAddress { device: 0, offset }) => {
-                image.read_meta(Space::Primary, offset.saturating_add(within), now)
-            }
-            Source::Fragment { offset } => {
-                image.read_meta(Space::Packed, offset.saturating_add(within), now)
-            }
-            _ => image.read_extent(map, extent, within, now),
-        })
-    }
-
-    fn read_with(
-        &self,
-        map: &FileMap,
-        mut offset: u64,
-        buf: &mut [u8],
-        read: impl Fn(&Self, &FileMap, &Extent, u64, &mut [u8]) -> Result<()>,
-    ) -> Result<usize> {
+    pub fn read(&self, map: &FileMap, mut offset: u64, buf: &mut [u8]) -> Result<usize> {
         let left = map.size().saturating_sub(offset);
         let total = usize_from_u64(left).min(buf.len());
         let mut rest = buf.get_mut(..total).unwrap_or_default();
@@ -47,7 +25,8 @@ impl Image {
             let within = offset.saturating_sub(extent.start);
             let left = usize_from_u64(extent.len.saturating_sub(within));
             let (now, later) = rest.split_at_mut(left.min(rest.len()));
-            read(self, map, &extent, within, now).map_err(|error| error.with_nid(map.nid()))?;
+            self.read_extent(map, &extent, within, now)
+                .map_err(|error| error.with_nid(map.nid()))?;
             offset = offset.saturating_add(u64_from_usize(now.len()));
             rest = later;
         }
@@ -181,7 +160,7 @@ impl Image {
         // At most 4095 bytes, checked when the inode was read.
         let mut target = vec![0; usize_from_u64(inode.size)];
         let map = self.map(inode)?;
-        self.read_cached(&map, 0, &mut target)?;
+        ContentReader::new(self, &map).read(0, &mut target)?;
         Ok(target)
     }
 }
