@@ -118,7 +118,7 @@ impl Check<'_> {
         }
         let mut below = vec![];
         for entry in batch.iter().filter(|entry| !entry.is_dot()) {
-            if self.is_over() {
+            if self.is_over() || !self.charge_metadata() {
                 return;
             }
             if let Some(inode) = self.entry(&node, entry) {

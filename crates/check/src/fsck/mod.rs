@@ -156,6 +156,8 @@ struct Check<'a> {
     findings: Mutex<Vec<Finding>>,
     counts: [AtomicU64; 3],
     budget: AtomicU64,
+    /// Units of decoded metadata that were charged.
+    metadata_charged: AtomicU64,
     exhausted: AtomicBool,
     /// A missing feature bit was reported.
     feature_missing: AtomicBool,
@@ -183,6 +185,7 @@ impl<'a> Check<'a> {
             findings: Mutex::default(),
             counts: [const { AtomicU64::new(0) }; 3],
             budget: AtomicU64::new(options.budget.unwrap_or_else(|| default_budget(image))),
+            metadata_charged: AtomicU64::new(image.metadata_decoded() >> 12),
             exhausted: AtomicBool::new(false),
             feature_missing: AtomicBool::new(false),
             extents: AtomicU64::new(0),
@@ -299,6 +302,14 @@ impl<'a> Check<'a> {
             self.find(Code::Budget, None, None, text);
         }
         false
+    }
+
+    /// Charges what was decoded to read metadata: inodes in turn from far parts of a compressed
+    /// metabox cost a decode each, whatever is cached.
+    fn charge_metadata(&self) -> bool {
+        let decoded = self.image.metadata_decoded() >> 12;
+        let charged = self.metadata_charged.fetch_max(decoded, Ordering::Relaxed);
+        decoded <= charged || self.charge(decoded - charged)
     }
 
     fn find(&self, code: Code, nid: Option<Nid>, offset: Option<u64>, detail: String) {

@@ -26,6 +26,8 @@ impl Drop for Part {
     }
 }
 
+/// Bytes of compressed metadata that may be decoded to find paths.
+const DECODED_MAX: u64 = 4 << 30;
 /// Longer paths are not shown.
 const PATH_MAX: usize = 64 << 10;
 
@@ -49,8 +51,10 @@ impl Check<'_> {
         let mut entered = NidSet::default();
         entered.insert(root);
         let mut pending = vec![(root, Arc::new(Part { name: vec![], parent: None }))];
+        let decoded = self.image.metadata_decoded();
         while let Some((nid, part)) = pending.pop() {
-            if missing == 0 || self.context.cancelled() {
+            let too_much = self.image.metadata_decoded() - decoded > DECODED_MAX;
+            if missing == 0 || too_much || self.context.cancelled() {
                 break;
             }
             let Ok(directory) =
