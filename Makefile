@@ -1,5 +1,5 @@
 # ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
-.PHONY: demo test lint setup fuzz bench docs
+.PHONY: demo test lint setup fuzz soak bench docs
 
 # Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
 demo: setup
@@ -21,6 +21,10 @@ setup:
 # Ten minutes a target: what to run before a release.
 fuzz:
 	fuzz/smoke.sh 600
+
+# Every bit and byte of the damaged images, not a sample: some minutes more.
+soak:
+	FERROFS_EXHAUSTIVE=1 cargo test --release --locked -p ferrofs-tests --test hostile
 
 # Side by side with erofs-utils; see bench/README.md for how to get those.
 bench:

@@ -9,12 +9,21 @@ use std::sync::Arc;
 
 /// Small reads, of every file once: there are tens of thousands of images.
 const QUICK: Budget = Budget { inodes: 48, entries: 60, read: 1500 };
+/// Which bits a sampled sweep flips.
+const SEED: u32 = 0x5EED_0001;
+/// Tests that a sweep is shared by.
+const TURNS: usize = 4;
+
+/// Whether sweeps are to leave nothing out.
+fn exhaustive() -> bool {
+    std::env::var_os("FERROFS_EXHAUSTIVE").is_some_and(|value| value != "0")
+}
 
 #[test]
 fn truncated_anywhere() {
     let base = Arc::new(SAMPLE.bytes.clone());
     let whole = exercise(&open(SAMPLE.bytes.clone()).unwrap(), Budget::default());
-    for len in (0..base.len()).step_by(64) {
+    for len in (0..base.len()).step_by(if exhaustive() { 8 } else { 64 }) {
         let mut image = patched(&base, usize::MAX, 0);
         image.len = len;
         match open(image) {
@@ -32,14 +41,16 @@ fn truncated_anywhere() {
     }
 }
 
-#[test]
-fn any_bit_of_the_metadata_flipped() {
+/// Every byte of the superblock, the inodes and their indexes, the root and a directory of several
+/// blocks, in four turns so that they run side by side. One bit of each is flipped, which one is
+/// drawn from the seed; all eight with `FERROFS_EXHAUSTIVE=1` (`make soak`).
+fn flip_bits(turn: usize) {
     let base = Arc::new(SAMPLE.bytes.clone());
     let root = SAMPLE.at("root.data");
     let directory = SAMPLE.at("dir.data");
     let tables = (1024..SAMPLE.meta_end).chain(root..base.len()).chain(directory..directory + 1024);
-    for offset in tables {
-        for bit in 0..8 {
+    for offset in tables.skip(turn).step_by(TURNS) {
+        for bit in bits_of(offset) {
             let image = patched(&base, offset, 1 << bit);
             let options = OpenOptions::new().metadata_cache(64 << 10).ignore_checksum(true);
             match options.open(image) {
@@ -50,6 +61,36 @@ fn any_bit_of_the_metadata_flipped() {
             }
         }
     }
+}
+
+/// Bits of the byte at `offset` to be flipped.
+fn bits_of(offset: usize) -> std::ops::Range<u32> {
+    // The superblock says what all the rest means: no sampling there.
+    if exhaustive() || offset < 1024 + 256 {
+        return 0..8;
+    }
+    let bit = (offset as u32 ^ SEED).wrapping_mul(2_654_435_761) >> 29;
+    bit..bit + 1
+}
+
+#[test]
+fn any_bit_of_the_metadata_flipped_1() {
+    flip_bits(0);
+}
+
+#[test]
+fn any_bit_of_the_metadata_flipped_2() {
+    flip_bits(1);
+}
+
+#[test]
+fn any_bit_of_the_metadata_flipped_3() {
+    flip_bits(2);
+}
+
+#[test]
+fn any_bit_of_the_metadata_flipped_4() {
+    flip_bits(3);
 }
 
 /// Without `ignore_checksum` not one changed bit of the first block goes unnoticed, the checksum and
@@ -72,7 +113,7 @@ fn the_checksum_sees_every_bit() {
 #[test]
 fn any_byte_of_the_data_changed() {
     let base = Arc::new(SAMPLE.bytes.clone());
-    for offset in (SAMPLE.meta_end..base.len()).step_by(13) {
+    for offset in (SAMPLE.meta_end..base.len()).step_by(if exhaustive() { 1 } else { 13 }) {
         let image = open(patched(&base, offset, 0x81)).unwrap();
         let _ = exercise(&image, QUICK);
     }
