@@ -65,6 +65,19 @@ pub(crate) mod init {
     pub(crate) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(crate) const INIT_EXT: u64 = 1 << 30;
     pub(crate) const HAS_RESEND: u64 = 1 << 39;
+    pub(crate) const OVER_IO_URING: u64 = 1 << 41;
+}
+
+/// Commands on a ring.
+pub(crate) mod ring {
+    pub(crate) const REGISTER: u32 = 1;
+    pub(crate) const COMMIT_AND_FETCH: u32 = 2;
+}
+
+/// Messages to the kernel that answer nothing.
+pub(crate) mod notify {
+    pub(crate) const INVAL_INODE: i32 = 2;
+    pub(crate) const STORE: i32 = 4;
 }
 
 pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -228,6 +241,43 @@ wire! {
 
     struct LseekOut, 8 {
         offset: u64,
+    }
+
+    /// What goes with a request on a ring, both ways.
+    struct RingEntry, 32 {
+        flags: u64,
+        commit_id: u64,
+        payload_len: u32,
+        padding: u32,
+        reserved: u64,
+    }
+
+    /// The header area of a request on a ring: first the InHeader (in) or OutHeader (out).
+    struct RingHeaders, 288 {
+        in_out: [u64; 16],
+        operation: [u64; 16],
+        entry: RingEntry,
+    }
+
+    /// The argument of a command on a ring.
+    struct RingCommand, 24 {
+        flags: u64,
+        commit_id: u64,
+        queue: u16,
+        padding: [u8; 6],
+    }
+
+    struct NotifyStoreOut, 24 {
+        nodeid: u64,
+        offset: u64,
+        size: u32,
+        padding: u32,
+    }
+
+    struct NotifyInvalInodeOut, 24 {
+        nodeid: u64,
+        offset: i64,
+        len: i64,
     }
 
     /// Followed by the name, padded with zeros to a multiple of eight bytes.

@@ -14,7 +14,7 @@ use crate::abi::{
     FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, GetxattrOut, LseekOut, OpenOut, OutHeader, SEEK_DATA,
     SEEK_HOLE,
 };
-use crate::buffer::PageBuffer;
+use crate::buffer::{PageBuffer, Room};
 use crate::fs::{Entry, Errno, ReadOnlyFs, ReadRequest, SPARE_LEN, Whence};
 use crate::reply::{self, DirWriter, Validity};
 use crate::request::{ForgetItems, Operation, Request, header, is_unanswered};
@@ -39,9 +39,11 @@ pub(crate) struct Policy {
 
 /// Where answers are made; one for each thread, reused.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    pages: PageBuffer,
-    bytes: Vec<u8>,
+pub(crate) struct Scratch<R = PageBuffer> {
+    /// For file data and directories.
+    pub(crate) pages: R,
+    /// For everything else.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Where in the scratch an answer's body is.
@@ -67,11 +69,29 @@ impl Answer {
         Self { header: OutHeader { len, error, unique }, body: Body::Empty }
     }
 
-    pub(crate) fn body<'a>(&self, scratch: &'a Scratch) -> &'a [u8] {
+    pub(crate) fn body<'a, R: Room>(&self, scratch: &'a Scratch<R>) -> &'a [u8] {
         match self.body {
             Body::Empty => &[],
             Body::Pages(len) => scratch.pages.bytes(len),
             Body::Bytes => &scratch.bytes,
+        }
+    }
+
+    /// Has the body at the start of the pages, wherever it was made. Returns its length, or an
+    /// error if there is not room enough.
+    pub(crate) fn settle<R: Room>(&self, scratch: &mut Scratch<R>) -> Result<usize, Errno> {
+        match self.body {
+            Body::Empty => Ok(0),
+            Body::Pages(len) => Ok(len),
+            Body::Bytes => {
+                let Scratch { pages, bytes } = scratch;
+                let room = pages.get(bytes.len());
+                if room.len() != bytes.len() {
+                    return Err(Errno::TOO_BIG);
+                }
+                room.copy_from_slice(bytes);
+                Ok(bytes.len())
+            }
         }
     }
 }
@@ -93,9 +113,17 @@ impl Dispatcher {
         Self { fs, policy }
     }
 
+    pub(crate) fn fs(&self) -> &dyn ReadOnlyFs {
+        &*self.fs
+    }
+
     /// Answers one message. None where the protocol wants no answer, or the message is so short
     /// that it names nobody to answer.
-    pub(crate) fn handle(&self, message: &[u8], scratch: &mut Scratch) -> Option<Answer> {
+    pub(crate) fn handle<R: Room>(
+        &self,
+        message: &[u8],
+        scratch: &mut Scratch<R>,
+    ) -> Option<Answer> {
         let request = match Request::parse(message) {
             Ok(request) => request,
             Err(malformed) => {
@@ -121,7 +149,7 @@ impl Dispatcher {
         }
     }
 
-    fn answer(unique: u64, body: Body, scratch: &Scratch) -> Answer {
+    fn answer<R: Room>(unique: u64, body: Body, scratch: &Scratch<R>) -> Answer {
         let draft = Answer { header: OutHeader { len: 0, error: 0, unique }, body };
         let len = draft.body(scratch).len().saturating_add(size_of::<OutHeader>());
         match u32::try_from(len) {
@@ -130,7 +158,11 @@ impl Dispatcher {
         }
     }
 
-    fn serve(&self, request: &Request<'_>, scratch: &mut Scratch) -> Result<Option<Body>, Errno> {
+    fn serve<R: Room>(
+        &self,
+        request: &Request<'_>,
+        scratch: &mut Scratch<R>,
+    ) -> Result<Option<Body>, Errno> {
         let node = request.node;
         match &request.operation {
             Operation::Forget { count } => {
@@ -194,7 +226,12 @@ impl Dispatcher {
         }
     }
 
-    fn lookup(&self, parent: u64, name: &[u8], scratch: &mut Scratch) -> Result<Body, Errno> {
+    fn lookup<R: Room>(
+        &self,
+        parent: u64,
+        name: &[u8],
+        scratch: &mut Scratch<R>,
+    ) -> Result<Body, Errno> {
         let Policy { entry_valid, attr_valid, negative_valid, .. } = self.policy;
         match self.fs.lookup(parent, name) {
             Ok(entry) if entry.node == 0 => Err(Errno::IO),
@@ -204,7 +241,7 @@ impl Dispatcher {
         }
     }
 
-    fn readlink(&self, node: u64, scratch: &mut Scratch) -> Result<Body, Errno> {
+    fn readlink<R: Room>(&self, node: u64, scratch: &mut Scratch<R>) -> Result<Body, Errno> {
         scratch.bytes.clear();
         self.fs.readlink(node, &mut scratch.bytes)?;
         if scratch.bytes.len() > TARGET_MAX {
@@ -217,7 +254,7 @@ impl Dispatcher {
         Ok(Body::Bytes)
     }
 
-    fn open(&self, node: u64, scratch: &mut Scratch) -> Result<Body, Errno> {
+    fn open<R: Room>(&self, node: u64, scratch: &mut Scratch<R>) -> Result<Body, Errno> {
         if self.policy.no_open {
             return Err(Errno::NOSYS);
         }
@@ -225,7 +262,7 @@ impl Dispatcher {
         Ok(put(scratch, &OpenOut { fh: 0, open_flags: FOPEN_KEEP_CACHE, backing_id: 0 }))
     }
 
-    fn opendir(&self, scratch: &mut Scratch) -> Result<Body, Errno> {
+    fn opendir<R: Room>(&self, scratch: &mut Scratch<R>) -> Result<Body, Errno> {
         if self.policy.no_opendir {
             return Err(Errno::NOSYS);
         }
@@ -233,12 +270,16 @@ impl Dispatcher {
         Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 }))
     }
 
-    fn read(&self, read: &ReadRequest, scratch: &mut Scratch) -> Result<Body, Errno> {
+    fn read<R: Room>(&self, read: &ReadRequest, scratch: &mut Scratch<R>) -> Result<Body, Errno> {
         // Not cut to the maximum: the kernel would take the shorter answer for the file's end.
         if read.len > self.policy.reply_max as usize {
             return Err(Errno::INVAL);
         }
-        let buf = scratch.pages.get(read.len.saturating_add(SPARE_LEN));
+        let wanted = read.len.saturating_add(SPARE_LEN);
+        let buf = scratch.pages.get(wanted);
+        if buf.len() < wanted {
+            return Err(Errno::NOMEM);
+        }
         let done = self.fs.read(read, buf)?;
         if done < read.len {
             // Worth a second look, for the kernel shows the rest as the end of the file.
@@ -254,13 +295,13 @@ impl Dispatcher {
         Ok(Body::Pages(done))
     }
 
-    fn readdir(
+    fn readdir<R: Room>(
         &self,
         node: u64,
         cookie: u64,
         size: u32,
         plus: bool,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<R>,
     ) -> Result<Body, Errno> {
         // A shorter answer than asked for is allowed here: the kernel comes back for more.
         let wanted = size.min(self.policy.reply_max) as usize;
@@ -306,12 +347,12 @@ impl Dispatcher {
         )
     }
 
-    fn lseek(
+    fn lseek<R: Room>(
         &self,
         node: u64,
         offset: u64,
         whence: u32,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<R>,
     ) -> Result<Body, Errno> {
         let whence = match whence {
             SEEK_DATA => Whence::Data,
@@ -324,7 +365,7 @@ impl Dispatcher {
 }
 
 /// Makes a fixed structure the answer.
-fn put<T: IntoBytes + Immutable>(scratch: &mut Scratch, value: &T) -> Body {
+fn put<R, T: IntoBytes + Immutable>(scratch: &mut Scratch<R>, value: &T) -> Body {
     scratch.bytes.clear();
     scratch.bytes.extend_from_slice(value.as_bytes());
     Body::Bytes
@@ -332,7 +373,7 @@ fn put<T: IntoBytes + Immutable>(scratch: &mut Scratch, value: &T) -> Body {
 
 /// The answer to a request for an attribute: its length if the caller has room for nothing, the
 /// bytes if they fit, else `ERANGE`.
-fn sized(size: u32, scratch: &mut Scratch) -> Result<Body, Errno> {
+fn sized<R>(size: u32, scratch: &mut Scratch<R>) -> Result<Body, Errno> {
     let len = scratch.bytes.len();
     if len > XATTR_MAX {
         return Err(Errno::TOO_BIG);

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A FUSE low-level server for file systems that never change.
 //!
-//! What it does: speaks the kernel's FUSE protocol (7.31 and later) on `/dev/fuse`, mounts and
-//! unmounts, and calls a [`ReadOnlyFs`] for the answers. What it refuses to know: EROFS, images,
+//! What it does: speaks the kernel's FUSE protocol (7.31 and later) on `/dev/fuse` and over
+//! `io_uring`, mounts and unmounts, and calls a [`ReadOnlyFs`] for the answers. What it refuses to know: EROFS, images,
 //! caches. Invariants: every request gets exactly one well-formed reply (or none, where the
 //! protocol wants none); whatever bytes arrive, nothing panics and the session goes on; only
 //! capabilities that are honoured are negotiated.
 //!
-//! Four layers, each ignorant of those above it, so that another transport (`io_uring`) or a
-//! session handed over by another process can take the place of one without touching the rest:
+//! Layers, each ignorant of those above it, so that another transport or a session handed
+//! over by another process can take the place of one without touching the rest:
 //!
 //! * `abi`: the kernel's structures, byte for byte;
 //! * `request`, `reply`: bytes to operations and answers to bytes, no system calls;
 //! * `dispatch`: an operation to calls of the file system;
-//! * [`Session`]: threads, `/dev/fuse`, mounting, ending.
+//! * `notify`: messages to the kernel that answer nothing;
+//! * [`Session`]: threads, `/dev/fuse`, rings, mounting, ending.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -25,13 +26,15 @@
 //! # drop(stop); Ok(()) }
 //! ```
 
-#![forbid(unsafe_code)]
+// Denied, not forbidden: `session::ring::channel` shares memory with the kernel.
+#![deny(unsafe_code)]
 
 mod abi;
 mod buffer;
 mod dispatch;
 mod fs;
 mod mount;
+mod notify;
 mod reply;
 mod request;
 mod session;
@@ -41,4 +44,7 @@ pub use fs::{
     Timestamp, Whence,
 };
 pub use mount::{MountHow, Unmounter};
-pub use session::{Negotiated, Session, SessionConfig, SessionError, SessionStats};
+pub use notify::{Notifier, Surplus, SurplusStats};
+pub use session::{
+    Negotiated, RingObstacle, Session, SessionConfig, SessionError, SessionStats, Transport,
+};

@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A session: one mount served until it is unmounted.
 //!
-//! Holds the threads. Invariants: at most `threads_max` workers; as long as the session lives at
-//! least one of them waits for requests or all are at work; when the kernel says the mount is
-//! gone, all end.
+//! Holds the threads. Invariants: at most `threads_max` workers on `/dev/fuse`, and as many beyond
+//! those that each processor has on rings; as long as the session lives at least one of them waits
+//! for requests or all are at work; when the kernel says the mount is gone, all end.
 
 mod config;
 mod handshake;
+mod ring;
 mod worker;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use config::{SessionConfig, SessionError};
+pub use config::{RingObstacle, SessionConfig, SessionError, Transport};
 use ferrofs_linux::UnmountFlags;
+use handshake::Host;
 pub use handshake::Negotiated;
-use worker::Pool;
+use ring::Rings;
+pub(crate) use worker::Pool;
 pub use worker::SessionStats;
 
 use crate::fs::ReadOnlyFs;
 use crate::mount::{self, MountHow, Unmounter};
+use crate::notify::Notifier;
 
 /// A mounted file system that waits to be served.
 ///
@@ -28,6 +32,7 @@ use crate::mount::{self, MountHow, Unmounter};
 #[derive(Debug)]
 pub struct Session {
     pool: Arc<Pool>,
+    rings: Option<Arc<Rings>>,
     negotiated: Negotiated,
     unmounter: Option<Unmounter>,
     how: MountHow,
@@ -44,10 +49,15 @@ impl Session {
         config.check()?;
         ferrofs_linux::check_target(target).map_err(SessionError::Mount)?;
         let target = target.canonicalize().map_err(SessionError::Device)?;
+        let mut host = Host::read();
+        let rings = prepare_rings(&config, &host)?;
+        host.ring = rings.is_some();
         let made = mount::mount(&target, &config)?;
         let unmounter = Unmounter::new(target, made.how);
-        let negotiated = match handshake::perform(&made.device, &config) {
-            Ok(negotiated) => negotiated,
+        let agreed = handshake::perform(&made.device, &config, &host)
+            .and_then(|negotiated| Ok((choose_rings(rings, &negotiated, &config)?, negotiated)));
+        let (rings, negotiated) = match agreed {
+            Ok(agreed) => agreed,
             Err(error) => {
                 // The reason counts, not how the cleaning up went.
                 let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
@@ -56,14 +66,17 @@ impl Session {
         };
         let readahead = raise_readahead(&unmounter, &config, negotiated.max_readahead);
         let negotiated = Negotiated { max_readahead: readahead, ..negotiated };
-        let mut session = Self::from_fd(fs, made.device, negotiated, config)?;
+        let mut session = Self::new(fs, made.device, negotiated, config);
         session.unmounter = Some(unmounter);
+        session.rings = rings.map(Arc::new);
         session.how = made.how;
         Ok(session)
     }
 
     /// Serves a mount that was made elsewhere and whose INIT is done, as `negotiated` tells: the
-    /// way to take over a live session. It is not unmounted when this is dropped.
+    /// way to take over a live session. It is not unmounted when this is dropped. Not for sessions
+    /// over `io_uring`, whose requests are lost with the rings of the process that had them: who
+    /// means to hand a session over mounts it with [`Transport::Device`].
     pub fn from_fd(
         fs: Arc<dyn ReadOnlyFs>,
         device: OwnedFd,
@@ -71,17 +84,43 @@ impl Session {
         config: SessionConfig,
     ) -> Result<Self, SessionError> {
         config.check()?;
+        if negotiated.is_over_ring() || config.transport == Transport::Ring {
+            return Err(SessionError::Ring(RingObstacle::TakenOver));
+        }
+        Ok(Self::new(fs, device, negotiated, config))
+    }
+
+    fn new(
+        fs: Arc<dyn ReadOnlyFs>,
+        device: OwnedFd,
+        negotiated: Negotiated,
+        config: SessionConfig,
+    ) -> Self {
         let pool = Arc::new(Pool::new(fs, device, &negotiated, config));
-        Ok(Self { pool, negotiated, unmounter: None, how: MountHow::Direct })
+        Self { pool, rings: None, negotiated, unmounter: None, how: MountHow::Direct }
     }
 
     /// Answers requests until the mount is gone. Blocks; needs no thread of the caller's but this.
     pub fn run(&self) -> Result<SessionStats, SessionError> {
-        let result = Pool::run(&self.pool);
-        if let (Ok(_), Some(unmounter)) = (&result, &self.unmounter) {
+        let unmounter = self.unmounter.as_ref();
+        if let Some(rings) = &self.rings
+            && let Err(error) = rings.start(&self.pool, unmounter)
+        {
+            rings.give_up(error, unmounter);
+        }
+        let served = Pool::run(&self.pool);
+        if let Some(rings) = &self.rings {
+            if served.is_err() {
+                // Else the rings would wait for requests for ever.
+                rings.give_up(std::io::ErrorKind::BrokenPipe.into(), unmounter);
+            }
+            rings.join().map_err(SessionError::Device)?;
+        }
+        served?;
+        if let Some(unmounter) = unmounter {
             unmounter.set_gone();
         }
-        result
+        Ok(self.stats())
     }
 
     /// A handle that unmounts, which ends [`Session::run`]; for the thread that gets the signals.
@@ -90,9 +129,20 @@ impl Session {
         self.unmounter.clone()
     }
 
+    /// A handle that tells the kernel about file data, from any thread but one that answers a
+    /// request. It does not keep the session alive.
+    pub fn notifier(&self) -> Notifier {
+        Notifier::new(&self.pool)
+    }
+
     /// What was agreed on with the kernel.
     pub fn negotiated(&self) -> &Negotiated {
         &self.negotiated
+    }
+
+    /// How requests come: [`Transport::Device`] or [`Transport::Ring`].
+    pub fn transport(&self) -> Transport {
+        if self.rings.is_some() { Transport::Ring } else { Transport::Device }
     }
 
     /// Who made the mount.
@@ -102,7 +152,15 @@ impl Session {
 
     /// Counters so far.
     pub fn stats(&self) -> SessionStats {
-        self.pool.stats()
+        let mut stats = self.pool.stats();
+        if let Some(rings) = &self.rings {
+            let (threads, peak) = rings.threads();
+            stats.ring_requests = rings.requests();
+            stats.requests = stats.requests.saturating_add(stats.ring_requests);
+            stats.threads = stats.threads.saturating_add(threads);
+            stats.threads_peak = stats.threads_peak.saturating_add(peak);
+        }
+        stats
     }
 
     /// The descriptor of `/dev/fuse`, to be kept elsewhere so that another process can go on if
@@ -121,6 +179,47 @@ impl Drop for Session {
             }
         }
     }
+}
+
+/// Rings, if they are wanted and can be made.
+fn prepare_rings(config: &SessionConfig, host: &Host) -> Result<Option<Rings>, SessionError> {
+    let auto = match config.transport {
+        Transport::Device => return Ok(None),
+        Transport::Ring => false,
+        Transport::Auto => true,
+    };
+    let enabled = ferrofs_linux::fuse_device::uring_enabled();
+    let made = if config.max_read < RING_MAX_READ_MIN {
+        Err(RingObstacle::MaxRead(RING_MAX_READ_MIN))
+    } else if enabled == Some(true) {
+        Rings::prepare(host.payload_len(config.max_read), config.threads_max)
+    } else {
+        Err(RingObstacle::NotOffered { enabled })
+    };
+    match made {
+        Ok(rings) => Ok(Some(rings)),
+        Err(obstacle) if auto => {
+            tracing::debug!(%obstacle, "FUSE over /dev/fuse, not io_uring");
+            Ok(None)
+        }
+        Err(obstacle) => Err(SessionError::Ring(obstacle)),
+    }
+}
+
+/// The largest attribute must fit into an answer.
+const RING_MAX_READ_MIN: u32 = 64 << 10;
+
+/// The rings, if the kernel has agreed to use them.
+fn choose_rings(
+    rings: Option<Rings>,
+    negotiated: &Negotiated,
+    config: &SessionConfig,
+) -> Result<Option<Rings>, SessionError> {
+    if negotiated.is_over_ring() || config.transport != Transport::Ring {
+        return Ok(rings.filter(|_| negotiated.is_over_ring()));
+    }
+    let enabled = ferrofs_linux::fuse_device::uring_enabled();
+    Err(SessionError::Ring(RingObstacle::NotOffered { enabled }))
 }
 
 /// Raises the mount's readahead above what the kernel offers by itself, if wanted and permitted

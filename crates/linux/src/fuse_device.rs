@@ -16,6 +16,13 @@ pub fn open() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open("/dev/fuse", flags, Mode::empty())?)
 }
 
+/// Whether the kernel offers requests over `io_uring`, which only its administrator decides. None
+/// where there is no such choice: a kernel before 6.14, or the module `fuse` not loaded yet.
+pub fn uring_enabled() -> Option<bool> {
+    let text = std::fs::read_to_string("/sys/module/fuse/parameters/enable_uring").ok()?;
+    Some(text.trim_end() == "Y")
+}
+
 /// A further channel of the session that `session` belongs to.
 pub fn clone(session: impl AsFd) -> io::Result<OwnedFd> {
     let channel = open()?;

@@ -12,12 +12,35 @@ const IO_MAX: u32 = 16 << 20;
 /// Most workers that can be asked for.
 const THREADS_MAX: usize = 1024;
 
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// What is best here.
+    #[default]
+    Auto,
+    /// `/dev/fuse`, by reading and writing. Works everywhere, and is the only way whose sessions
+    /// can be handed to another process.
+    Device,
+    /// `io_uring` (Linux 6.14 and later, where the administrator has allowed it by the parameter
+    /// `enable_uring` of the module `fuse`), or an error. Several readers are served faster, data
+    /// is decoded where the kernel takes it from, and whoever is slow holds up nobody else.
+    Ring,
+}
+
 /// Settings of a session. The defaults suit an image that never changes.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// Most worker threads. One is enough for one reader; more are started when requests wait.
+    /// With [`Transport::Ring`] each processor has some already, and this counts those beyond.
     pub threads_max: usize,
-    /// Largest read, in bytes; the kernel's own limit is 1 MiB.
+    /// How requests come.
+    pub transport: Transport,
+    /// Largest read, in bytes. The kernel permits as many pages as
+    /// `/proc/sys/fs/fuse/max_pages_limit` says, 1 MiB by default; [`Negotiated`] tells what came
+    /// of it.
+    ///
+    /// [`Negotiated`]: crate::Negotiated
     pub max_read: u32,
     /// Readahead in bytes. More than the kernel's default (128 KiB) needs root.
     pub max_readahead: u32,
@@ -59,6 +82,7 @@ impl Default for SessionConfig {
         Self {
             // More than cores, because a worker may wait for a disk or a network.
             threads_max: cores.saturating_mul(2).max(4),
+            transport: Transport::Auto,
             max_read: 1 << 20,
             max_readahead: 1 << 20,
             entry_timeout: for_ever,
@@ -103,6 +127,46 @@ impl SessionConfig {
     }
 }
 
+/// Why requests cannot come over `io_uring`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RingObstacle {
+    /// The kernel does not offer it: it is older than 6.14, or the parameter is off.
+    NotOffered {
+        /// What the parameter `enable_uring` says; None if there is none.
+        enabled: Option<bool>,
+    },
+    /// A ring could not be made (old kernel, `io_uring` not permitted here, no memory).
+    Setup(io::Error),
+    /// It is not known which processors there are.
+    Cpus(io::Error),
+    /// [`SessionConfig::max_read`] is below this, and replies to other requests might not fit.
+    MaxRead(u32),
+    /// The session was begun by another process, with which its rings ended.
+    TakenOver,
+}
+
+impl fmt::Display for RingObstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOffered { enabled: Some(false) } => f.write_str(
+                "it is off (root can allow it: echo Y > /sys/module/fuse/parameters/enable_uring)",
+            ),
+            Self::NotOffered { .. } => f.write_str("the kernel does not offer it"),
+            Self::Setup(error) => write!(f, "io_uring does not work here: {error}"),
+            Self::Cpus(error) => write!(f, "cannot count the processors: {error}"),
+            Self::MaxRead(least) => write!(f, "max_read is below {least}"),
+            Self::TakenOver => f.write_str("a session over io_uring cannot be taken over"),
+        }
+    }
+}
+
+impl From<io::Error> for RingObstacle {
+    fn from(error: io::Error) -> Self {
+        Self::Setup(error)
+    }
+}
+
 /// Why a session could not be made or go on.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -129,6 +193,8 @@ pub enum SessionError {
         /// Its minor version.
         minor: u32,
     },
+    /// FUSE over `io_uring` is wanted but cannot be.
+    Ring(RingObstacle),
     /// The kernel's first message was not what the protocol says it is.
     Handshake,
 }
@@ -150,6 +216,7 @@ impl fmt::Display for SessionError {
             Self::Version { major, minor } => {
                 write!(f, "the kernel's FUSE protocol {major}.{minor} is older than 7.31")
             }
+            Self::Ring(obstacle) => write!(f, "no FUSE over io_uring: {obstacle}"),
             Self::Handshake => f.write_str("the kernel's first FUSE message makes no sense"),
         }
     }
@@ -159,7 +226,10 @@ impl std::error::Error for SessionError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Mount(error) => Some(error),
-            Self::Device(error) | Self::NoHelper(error) | Self::Helper { error, .. } => Some(error),
+            Self::Device(error)
+            | Self::NoHelper(error)
+            | Self::Helper { error, .. }
+            | Self::Ring(RingObstacle::Setup(error) | RingObstacle::Cpus(error)) => Some(error),
             _ => None,
         }
     }

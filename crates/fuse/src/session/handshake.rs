@@ -35,13 +35,18 @@ pub struct Negotiated {
     pub kernel_minor: u32,
     /// Capabilities agreed on, as the protocol numbers them.
     pub flags: u64,
-    /// Largest read, in bytes.
+    /// Largest read, in bytes: what was wanted, as far as the kernel permits it.
     pub max_read: u32,
     /// Readahead in effect, in bytes.
     pub max_readahead: u32,
 }
 
 impl Negotiated {
+    /// Whether requests come over `io_uring`.
+    pub fn is_over_ring(&self) -> bool {
+        self.flags & init::OVER_IO_URING != 0
+    }
+
     pub(super) fn policy(&self, config: &SessionConfig) -> Policy {
         let has = |flag| config.zero_message_open && self.flags & flag != 0;
         Policy {
@@ -55,10 +60,48 @@ impl Negotiated {
     }
 }
 
+/// Pages of a request of kernels that do not let us say how many.
+const PAGES_UNASKED: u32 = 32;
+/// Most pages of a request where the kernel does not say.
+const PAGES_MAX: u32 = 256;
+
+/// What is known of the machine before the kernel's first message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Host {
+    /// Bytes of a page.
+    page_size: u32,
+    /// Most pages that the kernel permits a request to have.
+    pages_max: u32,
+    /// Rings are ready to be used.
+    pub(super) ring: bool,
+}
+
+impl Host {
+    pub(super) fn read() -> Self {
+        let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096).max(4096);
+        let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit").ok();
+        let limit = limit.and_then(|text| text.trim().parse().ok());
+        let pages_max = limit.unwrap_or(PAGES_MAX).clamp(1, u32::from(u16::MAX));
+        Self { page_size, pages_max, ring: false }
+    }
+
+    /// Pages for reads of `max_read` bytes, as many of them as are permitted.
+    fn pages(&self, max_read: u32) -> u32 {
+        max_read.div_ceil(self.page_size).clamp(1, self.pages_max)
+    }
+
+    /// The longest answer that the kernel may want to have room for.
+    pub(super) fn payload_len(&self, max_read: u32) -> usize {
+        let pages = self.pages(max_read).saturating_mul(self.page_size);
+        pages.max(MAX_WRITE).max(REQUEST_LEN as u32) as usize
+    }
+}
+
 /// Reads the first request and answers it.
 pub(super) fn perform(
     device: &OwnedFd,
     config: &SessionConfig,
+    host: &Host,
 ) -> Result<Negotiated, SessionError> {
     let mut buf = vec![0; REQUEST_LEN];
     loop {
@@ -78,7 +121,7 @@ pub(super) fn perform(
             reply(device, request.unique, 0, out.as_bytes())?;
             continue;
         }
-        return match negotiate(&init, flags2, config, rustix::param::page_size()) {
+        return match negotiate(&init, flags2, config, host) {
             Ok((negotiated, out)) => {
                 reply(device, request.unique, 0, out.as_bytes())?;
                 Ok(negotiated)
@@ -104,7 +147,7 @@ pub(super) fn negotiate(
     offer: &InitIn,
     flags2: u32,
     config: &SessionConfig,
-    page_size: usize,
+    host: &Host,
 ) -> Result<(Negotiated, InitOut), SessionError> {
     if offer.major != KERNEL_MAJOR || offer.minor < KERNEL_MINOR_MIN {
         return Err(SessionError::Version { major: offer.major, minor: offer.minor });
@@ -130,11 +173,12 @@ pub(super) fn negotiate(
     if config.zero_message_open {
         wanted |= init::NO_OPEN_SUPPORT | init::NO_OPENDIR_SUPPORT;
     }
+    if host.ring {
+        wanted |= init::OVER_IO_URING;
+    }
     let flags = wanted & offered;
-    let page_size = u32::try_from(page_size).unwrap_or(4096).max(4096);
-    // Without MAX_PAGES a request has at most 32.
-    let pages_max = if flags & init::MAX_PAGES == 0 { 32 } else { u32::from(u16::MAX) };
-    let pages = config.max_read.div_ceil(page_size).clamp(1, pages_max);
+    let pages_max = if flags & init::MAX_PAGES == 0 { PAGES_UNASKED } else { host.pages_max };
+    let pages = host.pages(config.max_read).min(pages_max);
     let max_readahead = config.max_readahead.min(offer.max_readahead);
     let minor = offer.minor.min(KERNEL_MINOR_MAX);
     let out = InitOut {
@@ -153,7 +197,7 @@ pub(super) fn negotiate(
         request_timeout: 0,
         unused: [0; 11],
     };
-    let max_read = pages.saturating_mul(page_size);
+    let max_read = pages.saturating_mul(host.page_size);
     let kernel_minor = offer.minor;
     Ok((Negotiated { minor, kernel_minor, flags, max_read, max_readahead }, out))
 }
@@ -161,6 +205,8 @@ pub(super) fn negotiate(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOST: Host = Host { page_size: 4096, pages_max: 256, ring: false };
 
     fn offer(minor: u32, flags: u32) -> InitIn {
         InitIn { major: 7, minor, max_readahead: 131_072, flags }
@@ -170,7 +216,7 @@ mod tests {
     fn only_what_is_offered_and_honoured_is_agreed() {
         let config = SessionConfig::default();
         let all = offer(45, u32::MAX);
-        let (negotiated, out) = negotiate(&all, u32::MAX, &config, 4096).unwrap();
+        let (negotiated, out) = negotiate(&all, u32::MAX, &config, &HOST).unwrap();
         assert_eq!(out.max_pages, 256);
         assert_eq!(negotiated.max_read, 1 << 20);
         assert_eq!(out.max_readahead, 131_072);
@@ -179,7 +225,7 @@ mod tests {
         for refused in [1 << 1, 1 << 4, 1 << 7, 1 << 8, 1 << 9, 1 << 16] {
             assert_eq!(out.flags & refused, 0, "{refused:#x}");
         }
-        let (negotiated, out) = negotiate(&offer(31, 1), u32::MAX, &config, 4096).unwrap();
+        let (negotiated, out) = negotiate(&offer(31, 1), u32::MAX, &config, &HOST).unwrap();
         assert_eq!((negotiated.flags, negotiated.minor), (1, 31));
         assert_eq!(negotiated.max_read, 32 * 4096);
         assert_eq!(out.flags2, 0);
@@ -188,17 +234,51 @@ mod tests {
     #[test]
     fn large_pages_keep_the_size() {
         let config = SessionConfig::default();
-        let (negotiated, out) = negotiate(&offer(45, u32::MAX), 0, &config, 65536).unwrap();
+        let large = Host { page_size: 65536, ..HOST };
+        let (negotiated, out) = negotiate(&offer(45, u32::MAX), 0, &config, &large).unwrap();
         assert_eq!((out.max_pages, negotiated.max_read), (16, 1 << 20));
+        assert_eq!(large.payload_len(config.max_read), 1 << 20);
+    }
+
+    #[test]
+    fn reads_are_as_long_as_permitted() {
+        let all = offer(45, u32::MAX);
+        for (wanted, pages_max, agreed) in [
+            (8 << 20, 256, 1 << 20),
+            (8 << 20, 1024, 4 << 20),
+            (2 << 20, 1024, 2 << 20),
+            (5000, 1024, 8192),
+            (4096, 1, 4096),
+        ] {
+            let config = SessionConfig { max_read: wanted, ..SessionConfig::default() };
+            let host = Host { pages_max, ..HOST };
+            let (negotiated, out) = negotiate(&all, 0, &config, &host).unwrap();
+            assert_eq!(negotiated.max_read, agreed);
+            assert_eq!(u32::from(out.max_pages) * 4096, agreed);
+            assert!(host.payload_len(wanted) >= agreed.max(8192) as usize);
+        }
+        assert!((1..=65535).contains(&Host::read().pages_max));
+    }
+
+    #[test]
+    fn rings_are_agreed_only_if_there_are_any() {
+        let config = SessionConfig::default();
+        for ring in [false, true] {
+            let host = Host { ring, ..HOST };
+            let (_, out) = negotiate(&offer(45, u32::MAX), u32::MAX, &config, &host).unwrap();
+            assert_eq!(u64::from(out.flags2) << 32 & init::OVER_IO_URING != 0, ring);
+            let (negotiated, _) = negotiate(&offer(45, u32::MAX), 0, &config, &host).unwrap();
+            assert_eq!(negotiated.flags & init::OVER_IO_URING, 0);
+        }
     }
 
     #[test]
     fn old_kernels_are_refused() {
         let config = SessionConfig::default();
         assert!(matches!(
-            negotiate(&offer(30, 0), 0, &config, 4096),
+            negotiate(&offer(30, 0), 0, &config, &HOST),
             Err(SessionError::Version { major: 7, minor: 30 })
         ));
-        assert!(negotiate(&InitIn { major: 6, ..offer(45, 0) }, 0, &config, 4096).is_err());
+        assert!(negotiate(&InitIn { major: 6, ..offer(45, 0) }, 0, &config, &HOST).is_err());
     }
 }

@@ -40,6 +40,8 @@ const IDLE_BESIDE_MAX: u32 = 1000;
 pub struct SessionStats {
     /// Requests received.
     pub requests: u64,
+    /// Of these, requests received over `io_uring`.
+    pub ring_requests: u64,
     /// Worker threads now.
     pub threads: usize,
     /// Most worker threads at a time so far.
@@ -47,7 +49,7 @@ pub struct SessionStats {
 }
 
 /// What all workers of a session share.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     device: OwnedFd,
     dispatcher: Dispatcher,
     config: SessionConfig,
@@ -99,13 +101,18 @@ impl Pool {
         }
     }
 
-    pub(super) fn device(&self) -> BorrowedFd<'_> {
+    pub(crate) fn device(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
+    }
+
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
     }
 
     pub(super) fn stats(&self) -> SessionStats {
         SessionStats {
             requests: self.requests.load(Ordering::Relaxed),
+            ring_requests: 0,
             threads: self.total.load(Ordering::SeqCst),
             threads_peak: self.peak.load(Ordering::SeqCst),
         }
