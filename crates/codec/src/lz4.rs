@@ -119,7 +119,7 @@ pub(crate) fn decode_in_place(
     }
     let (src_size, dst_size) = (decode_len(src_len)?, decode_len(out_len)?);
     let start = buf.len() - src_len;
-    buf[..start].fill(0);
+    buf[..start.min(out_len)].fill(0);
     let base = buf.as_mut_ptr();
     // SAFETY: `start <= buf.len()`, so the result points into `buf` or one past its end.
     let src = unsafe { base.add(start) };

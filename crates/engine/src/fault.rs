@@ -147,9 +147,14 @@ impl Faults {
         self.any.store(false, Ordering::Relaxed);
     }
 
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     /// The fault that strikes here and now. Delays are over when this returns.
     pub(crate) fn strike(&self, occasion: Occasion) -> Option<FaultKind> {
-        if !self.any.load(Ordering::Relaxed) {
+        if !self.any() {
             return None;
         }
         let mut struck = None;

@@ -3,7 +3,7 @@
 //! waiting for other readers last.
 
 use crate::cache::{Decoded, Hit, Key, PAGE};
-use crate::config::{EngineConfig, SyncDecompression, Wanted};
+use crate::config::{EngineConfig, Strategy, SyncDecompression, Wanted};
 use crate::output::Output;
 use crate::plan::{Encoded, From, Part, plan};
 use crate::registry::{Claim, Joined, Need, Outcome, Owned};
@@ -130,7 +130,7 @@ impl Core {
         found: &mut Found,
     ) {
         let mut members: Vec<Member<'_, '_>> = Vec::new();
-        let mut hits: Vec<(&Range<usize>, Range<usize>, Hit)> = Vec::new();
+        let mut hits: Vec<(&Range<usize>, Key, Range<usize>, Hit)> = Vec::new();
         let mut waits: Vec<(&Range<usize>, &Encoded, Waiting)> = Vec::new();
         let is_encoded = |part: &Part| matches!(part.from, From::Encoded(_));
         let last = parts.iter().rposition(is_encoded).filter(|_| last_window);
@@ -138,7 +138,7 @@ impl Core {
             let From::Encoded(encoded) = &part.from else { continue };
             let wanted = encoded.wanted(&part.target);
             match self.claim(encoded, &wanted, context) {
-                Claim::Found(hit) => hits.push((&part.target, wanted, hit)),
+                Claim::Found(hit) => hits.push((&part.target, encoded.key(), wanted, hit)),
                 Claim::Theirs(joined) => waits.push((&part.target, encoded, joined)),
                 Claim::Mine(owned) => {
                     let last = last == Some(index);
@@ -173,8 +173,12 @@ impl Core {
                 From::Encoded(_) => {}
             }
         }
-        for (target, wanted, hit) in hits {
-            self.copy(&hit, &wanted, target, out);
+        for (target, key, wanted, hit) in hits {
+            if self.copy(&hit, &wanted, target, out) {
+                // The kernel's strategies keep what they keep.
+                let split = context.config.strategy == Strategy::Split;
+                self.caches.forget_extent(&key, split);
+            }
         }
         for (target, encoded, joined) in waits {
             self.wait(encoded, joined, target, context, out, scratch, found);
@@ -337,15 +341,16 @@ impl Core {
         result
     }
 
+    /// Delivers from memory. True if that ends a reading of the extent from front to back.
     pub(crate) fn copy(
         &self,
         hit: &Hit,
         wanted: &Range<usize>,
         target: &Range<usize>,
         out: &mut Output<'_>,
-    ) {
-        hit.copy(wanted, |skip, bytes| out.write(target.start + skip, bytes));
+    ) -> bool {
         self.counters.copied_bytes(wanted.len());
+        hit.copy(wanted, |skip, bytes| out.write(target.start + skip, bytes))
     }
 
     /// Waits for another reader, and does the work itself if that one left nothing that helps.

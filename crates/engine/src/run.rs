@@ -12,7 +12,7 @@
 //!
 //! Decoding goes from left to right and stays behind what it reads, by the margin of format.md §13.6.
 
-use crate::cache::{Decoded, Hit, Key};
+use crate::cache::{Decoded, Hit, Key, Raw};
 use crate::fault::{FaultKind, Occasion};
 use crate::output::Output;
 use crate::plan::Encoded;
@@ -41,7 +41,7 @@ pub(crate) struct Member<'a, 'p> {
     pub(crate) encoded: &'p Encoded,
     pub(crate) owned: Claimed<'a>,
     /// Its encoded bytes, if they are in memory.
-    pub(crate) raw: Option<Arc<Vec<u8>>>,
+    pub(crate) raw: Option<Arc<Raw>>,
     /// Keep the encoded bytes.
     pub(crate) keep: bool,
 }
@@ -115,12 +115,12 @@ struct InPlace {
     raw: Range<usize>,
 }
 
-/// Encoded bytes of a member.
-enum Raw<'r> {
-    Kept(Arc<Vec<u8>>),
+/// Where the encoded bytes of a member are.
+enum Place<'r> {
+    Kept(Arc<Raw>),
     Staged(&'r [u8]),
     /// In the output, up to this byte of the request.
-    InPlace(usize),
+    Output(usize),
 }
 
 impl Core {
@@ -137,22 +137,30 @@ impl Core {
         if run.len == 0 {
             for mut member in run.members {
                 if let Some(raw) = member.raw.take() {
-                    self.decode(member, Raw::Kept(raw), context, out, &mut scratch.decoder, found);
+                    self.decode(
+                        member,
+                        Place::Kept(raw),
+                        context,
+                        out,
+                        &mut scratch.decoder,
+                        found,
+                    );
                 }
             }
             return;
         }
+        let Some(run) = self.execute_in_memory(run, context, out, scratch, found) else { return };
         let in_place = self.place(&run.members, out);
         let inside = |index| in_place.as_ref().is_some_and(|place| place.members.contains(&index));
         let mut staging = std::mem::take(&mut scratch.staging);
-        let mut kept: Vec<Vec<u8>> = Vec::with_capacity(run.members.len());
+        let mut kept: Vec<Option<Raw>> = Vec::with_capacity(run.members.len());
         let mut staged = 0;
         for (index, member) in run.members.iter().enumerate() {
             let len = member.raw_len();
             if !member.keep && !inside(index) {
                 staged += len;
             }
-            kept.push(if member.keep { vec![0; len] } else { Vec::new() });
+            kept.push(member.keep.then(|| self.caches.raw(len)));
         }
         if staging.len() < staged {
             staging.resize(staged, 0);
@@ -170,18 +178,44 @@ impl Core {
         let mut end = in_place.as_ref().map_or(0, |place| place.raw.start);
         for ((index, member), own) in run.members.into_iter().enumerate().zip(kept) {
             let len = member.raw_len();
-            let raw = if member.keep {
-                Raw::Kept(Arc::new(own))
+            let raw = if let Some(own) = own {
+                Place::Kept(Arc::new(own))
             } else if in_place.as_ref().is_some_and(|place| place.members.contains(&index)) {
                 end += len;
-                Raw::InPlace(end)
+                Place::Output(end)
             } else {
                 at += len;
-                Raw::Staged(&staging[at - len..at])
+                Place::Staged(&staging[at - len..at])
             };
             self.decode(member, raw, context, out, &mut scratch.decoder, found);
         }
         scratch.staging = staging;
+    }
+
+    /// Decodes a run from a device that is in memory; gives the run back if it is not, or if a read
+    /// of it is to fail.
+    fn execute_in_memory<'a, 'p>(
+        &self,
+        run: Run<'a, 'p>,
+        context: &Context,
+        out: &mut Output<'_>,
+        scratch: &mut Scratch,
+        found: &mut Found,
+    ) -> Option<Run<'a, 'p>> {
+        let first = run.members.first()?;
+        let Location::Device(at) = first.encoded.pcluster.location else { return Some(run) };
+        let Some(mut bytes) = self.image.device_bytes(at, run.len) else { return Some(run) };
+        if self.faults.any() {
+            return Some(run);
+        }
+        self.counters.borrowed_bytes(run.len);
+        for member in run.members {
+            let (now, later) = bytes.split_at(member.raw_len());
+            bytes = later;
+            let member = Member { keep: false, ..member };
+            self.decode(member, Place::Staged(now), context, out, &mut scratch.decoder, found);
+        }
+        None
     }
 
     /// Which members can be decoded in place, and where their encoded bytes must lie for that.
@@ -228,7 +262,7 @@ impl Core {
         &self,
         members: &[Member<'_, '_>],
         staging: &mut [u8],
-        kept: &mut [Vec<u8>],
+        kept: &mut [Option<Raw>],
         in_place: Option<&InPlace>,
         out: &mut Output<'_>,
     ) -> Result<()> {
@@ -252,8 +286,8 @@ impl Core {
                 let mut bufs = Vec::with_capacity(members.len());
                 let mut staging = staging;
                 for ((index, member), own) in members.iter().enumerate().zip(kept) {
-                    if member.keep {
-                        bufs.push(IoSliceMut::new(own));
+                    if let Some(own) = own {
+                        bufs.push(IoSliceMut::new(own.bytes_mut()));
                     } else if in_place.is_some_and(|place| place.members.contains(&index)) {
                         bufs.extend(direct.take().map(IoSliceMut::new));
                     } else {
@@ -337,7 +371,7 @@ impl Core {
     fn decode(
         &self,
         member: Member<'_, '_>,
-        raw: Raw<'_>,
+        raw: Place<'_>,
         context: &Context,
         out: &mut Output<'_>,
         decoder: &mut Decoder,
@@ -368,7 +402,7 @@ impl Core {
             }
         };
         self.counters.decodes(1);
-        if keep && let Raw::Kept(raw) = raw {
+        if keep && let Place::Kept(raw) = raw {
             self.caches.keep_encoded(key, raw);
         }
         let Some(fresh) = fresh else {
@@ -421,7 +455,7 @@ impl Core {
     fn decode_bytes(
         &self,
         member: &Member<'_, '_>,
-        raw: &Raw<'_>,
+        raw: &Place<'_>,
         need: Need,
         out: &mut Output<'_>,
         decoder: &mut Decoder,
@@ -433,13 +467,13 @@ impl Core {
         let Encoded { extent, pcluster, .. } = encoded;
         let copy;
         let bytes: &[u8] = match raw {
-            Raw::InPlace(end) if direct => {
+            Place::Output(end) if direct => {
                 let buf = out.contiguous(&(target.start..*end)).unwrap_or_default();
                 let decoded = decode_extent_in_place(decoder, rules, extent, pcluster, buf);
                 self.counters.in_place_decodes(1);
                 return decoded.map(|()| None).map_err(|error| encoded.undecodable(error));
             }
-            Raw::InPlace(end) => {
+            Place::Output(end) => {
                 // Somebody joined who needs more than the extent has. The bytes must not be
                 // overwritten while more than that is decoded.
                 let from = end - pcluster.len as usize;
@@ -447,8 +481,8 @@ impl Core {
                 self.counters.staging_bytes(copy.len());
                 &copy
             }
-            Raw::Kept(bytes) => bytes,
-            Raw::Staged(bytes) => bytes,
+            Place::Kept(bytes) => bytes,
+            Place::Staged(bytes) => bytes,
         };
         if direct && let Some(dst) = out.contiguous(target) {
             let decoded = decode_extent(decoder, rules, extent, pcluster, bytes, dst);

@@ -166,6 +166,8 @@ counters! {
     device_reads,
     /// Bytes read from devices.
     device_bytes,
+    /// Encoded bytes decoded where the device has them in memory.
+    borrowed_bytes,
     /// Pclusters read together with the one before them.
     merged,
     /// Requests of compressed data that read no device.

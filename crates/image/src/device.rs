@@ -181,6 +181,10 @@ impl Devices {
         }
     }
 
+    pub(crate) fn bytes(&self, at: DeviceAddress, len: usize) -> Option<&[u8]> {
+        self.devices.get(usize::from(at.device))?.source.bytes(at.offset, len)
+    }
+
     pub(crate) fn read_vectored(
         &self,
         at: DeviceAddress,

@@ -225,6 +225,12 @@ impl Image {
         self.devices.read_vectored(at, bufs)
     }
 
+    /// The `len` bytes from `at` on, if the device has them in memory.
+    #[must_use]
+    pub fn device_bytes(&self, at: DeviceAddress, len: usize) -> Option<&[u8]> {
+        self.devices.bytes(at, len)
+    }
+
     /// The root directory's nid.
     #[must_use]
     pub const fn root(&self) -> Nid {

@@ -24,6 +24,13 @@ pub trait ReadAt: Send + Sync {
         Ok(())
     }
 
+    /// The `len` bytes from `offset` on, if they are in memory for as long as the device is: then
+    /// nobody copies them. By default they are not.
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let _ = (offset, len);
+        None
+    }
+
     /// Bytes of the device.
     fn size(&self) -> io::Result<u64>;
 }
@@ -82,12 +89,14 @@ impl ReadAt for std::fs::File {
 
 impl ReadAt for Vec<u8> {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.get(start..start.checked_add(buf.len())?))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let bytes = self.bytes(offset, buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..start.checked_add(len)?)
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -104,6 +113,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
         (**self).read_vectored_exact_at(offset, bufs)
     }
 
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        (**self).bytes(offset, len)
+    }
+
     fn size(&self) -> io::Result<u64> {
         (**self).size()
     }
@@ -116,6 +129,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
 
     fn read_vectored_exact_at(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> io::Result<()> {
         (**self).read_vectored_exact_at(offset, bufs)
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        (**self).bytes(offset, len)
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -138,6 +155,10 @@ impl ReadAt for Shifted {
     fn read_vectored_exact_at(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> io::Result<()> {
         let start = self.offset.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
         self.inner.read_vectored_exact_at(start, bufs)
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        self.inner.bytes(self.offset.checked_add(offset)?, len)
     }
 
     fn size(&self) -> io::Result<u64> {

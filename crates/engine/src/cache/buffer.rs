@@ -2,7 +2,7 @@
 //! Buffers of decoded bytes, and a few kept for the next decode.
 
 use std::ops::{Deref, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a page: the unit in which use is noted and hot data is kept.
@@ -17,6 +17,8 @@ pub(crate) struct Decoded {
     phase: u16,
     /// One bit for each page that was wanted.
     touched: Box<[AtomicU64]>,
+    /// End of what was wanted last.
+    next: AtomicUsize,
     pool: Arc<Pool>,
 }
 
@@ -42,13 +44,16 @@ impl Decoded {
         self.phase
     }
 
-    /// Notes that bytes of `range` were wanted.
-    pub(crate) fn touch(&self, range: &Range<usize>) {
+    /// Notes that bytes of `range` were wanted. True if they go on where the last ones ended, and to
+    /// the end: the extent was read from front to back, as one that is wanted whole.
+    pub(crate) fn touch(&self, range: &Range<usize>) -> bool {
         for page in page_range(self.phase, range) {
             if let Some(word) = self.touched.get(page as usize / 64) {
                 word.fetch_or(1 << (page % 64), Ordering::Relaxed);
             }
         }
+        let before = self.next.swap(range.end, Ordering::Relaxed);
+        range.end == self.len && range.start > 0 && before == range.start
     }
 
     /// Pages that were wanted, if they are the smaller part: what was read whole by and by has been
@@ -90,6 +95,39 @@ impl Drop for Decoded {
     }
 }
 
+/// Encoded bytes of a pcluster. Their buffer goes back to the pool in the end, too.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    buffer: Vec<u8>,
+    len: usize,
+    pool: Arc<Pool>,
+}
+
+impl Deref for Raw {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl Raw {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[..self.len]
+    }
+
+    /// Memory it takes.
+    pub(crate) fn weight(&self) -> u64 {
+        self.buffer.len() as u64 + 160
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.pool.put(std::mem::take(&mut self.buffer));
+    }
+}
+
 /// Free buffers. Large ones come fresh from the kernel page by page otherwise, which costs more
 /// than decoding LZ4 into them.
 #[derive(Debug, Default)]
@@ -108,8 +146,14 @@ impl Pool {
             len,
             phase,
             touched: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            next: AtomicUsize::new(0),
             pool: Arc::clone(pool),
         }
+    }
+
+    /// A buffer for `len` encoded bytes.
+    pub(crate) fn raw(pool: &Arc<Self>, len: usize) -> Raw {
+        Raw { buffer: pool.take(len), len, pool: Arc::clone(pool) }
     }
 
     fn take(&self, len: usize) -> Vec<u8> {
@@ -159,12 +203,13 @@ mod tests {
         for (index, byte) in decoded.bytes_mut().iter_mut().enumerate() {
             *byte = (index % 251) as u8;
         }
-        decoded.touch(&(100..200));
-        decoded.touch(&(96..4192));
+        assert!(!decoded.touch(&(100..200)));
+        assert!(!decoded.touch(&(96..4192)));
         assert_eq!(decoded.sparse_pages(), [1]);
         assert_eq!(decoded.page(1), &decoded[96..4192]);
         assert_eq!(decoded.page(5), &decoded[16_480..]);
-        decoded.touch(&(0..20_000));
+        assert!(decoded.touch(&(4192..20_000)), "read through");
+        assert!(!decoded.touch(&(0..20_000)));
         assert_eq!(decoded.sparse_pages(), [0; 0], "all of it: a stream, not a hot spot");
     }
 }

@@ -13,7 +13,7 @@ mod buffer;
 
 use crate::config::Strategy;
 use balance::{Balance, PoolKind, Shares};
-pub(crate) use buffer::{Decoded, PAGE, Pool};
+pub(crate) use buffer::{Decoded, PAGE, Pool, Raw};
 use buffer::{page_bytes, page_range};
 use ferrofs_image::{Algorithm, Encoding, Location, Pcluster};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync};
@@ -72,12 +72,13 @@ pub(crate) enum Hit {
 }
 
 impl Hit {
-    /// Copies `range` of the extent to `out`, of the same length.
-    pub(crate) fn copy(&self, range: &Range<usize>, mut out: impl FnMut(usize, &[u8])) {
+    /// Gives `range` of the extent to `out`, piece by piece with its place in the range. True if this
+    /// ends a reading of the whole extent from front to back.
+    pub(crate) fn copy(&self, range: &Range<usize>, mut out: impl FnMut(usize, &[u8])) -> bool {
         match self {
             Self::Extent(decoded) => {
-                decoded.touch(range);
                 out(0, &decoded[range.clone()]);
+                decoded.touch(range)
             }
             Self::Pages { phase, first, pages } => {
                 for (page, bytes) in (*first..).zip(pages) {
@@ -88,6 +89,7 @@ impl Hit {
                         out(start - range.start, &bytes[start - at.start..end - at.start]);
                     }
                 }
+                false
             }
         }
     }
@@ -105,9 +107,9 @@ impl Weighter<Key, Arc<Decoded>> for ByBytes {
     }
 }
 
-impl Weighter<Key, Arc<Vec<u8>>> for ByBytes {
-    fn weight(&self, _key: &Key, value: &Arc<Vec<u8>>) -> u64 {
-        value.len() as u64 + 160
+impl Weighter<Key, Arc<Raw>> for ByBytes {
+    fn weight(&self, _key: &Key, value: &Arc<Raw>) -> u64 {
+        value.weight()
     }
 }
 
@@ -156,9 +158,10 @@ pub(crate) struct Usage {
 pub(crate) struct Caches {
     extents: Kept<Key, Arc<Decoded>>,
     pages: Kept<PageKey, Arc<[u8]>>,
-    encoded: Kept<Key, Arc<Vec<u8>>>,
+    encoded: Kept<Key, Arc<Raw>>,
     balance: Mutex<Balance>,
     pool: Arc<Pool>,
+    raw_pool: Arc<Pool>,
 }
 
 impl Caches {
@@ -171,6 +174,7 @@ impl Caches {
             encoded: kept(encoded, 1 << 14, 1),
             balance: Mutex::new(balance),
             pool: Arc::default(),
+            raw_pool: Arc::default(),
         }
     }
 
@@ -200,7 +204,7 @@ impl Caches {
     }
 
     /// The encoded bytes of `key`.
-    pub(crate) fn find_encoded(&self, key: &Key) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn find_encoded(&self, key: &Key) -> Option<Arc<Raw>> {
         self.encoded.get(key)
     }
 
@@ -271,11 +275,25 @@ impl Caches {
     }
 
     /// Keeps encoded bytes that have decoded well.
-    pub(crate) fn keep_encoded(&self, key: Key, raw: Arc<Vec<u8>>) {
+    pub(crate) fn keep_encoded(&self, key: Key, raw: Arc<Raw>) {
         let mut leaving = Vec::new();
         self.encoded.insert_with_lifecycle(key, raw, &mut leaving);
         for (key, raw) in leaving {
             self.balance().evicted(PoolKind::Encoded, name(&key), raw.len() as u64);
+        }
+    }
+
+    /// A buffer for `len` encoded bytes.
+    pub(crate) fn raw(&self, len: usize) -> Raw {
+        Pool::raw(&self.raw_pool, len)
+    }
+
+    /// The extent was read from front to back, piece by piece: what is wanted whole is not kept
+    /// either. The next such extent gets its memory.
+    pub(crate) fn forget_extent(&self, key: &Key, with_encoded: bool) {
+        self.extents.remove(key);
+        if with_encoded {
+            self.encoded.remove(key);
         }
     }
 
@@ -329,6 +347,7 @@ impl Caches {
         self.extents.clear();
         self.pages.clear();
         self.pool.clear();
+        self.raw_pool.clear();
     }
 }
 

@@ -28,7 +28,7 @@ fn stays_below_its_limit_and_shrinks() {
         let decoded = decoded(&caches, 50_000, 1);
         decoded.touch(&(4096..8192));
         caches.keep_extent(key(index * 4096), decoded);
-        caches.keep_encoded(key(index * 4096), Arc::new(vec![1; 4096]));
+        caches.keep_encoded(key(index * 4096), Arc::new(caches.raw(4096)));
         assert!(total(&caches) <= 4 << 20, "{:?}", caches.usage());
     }
     assert!(total(&caches) > 2 << 20, "{:?}", caches.usage());
@@ -45,7 +45,7 @@ fn stays_below_its_limit_and_shrinks() {
 fn nothing_is_kept_without_a_budget() {
     let caches = Caches::new(0, Strategy::Split);
     caches.keep_extent(key(0), decoded(&caches, 5000, 1));
-    caches.keep_encoded(key(0), Arc::new(vec![1; 4096]));
+    caches.keep_encoded(key(0), Arc::new(caches.raw(4096)));
     caches.note_miss(&key(0), 0, &(0..10), true);
     assert_eq!(total(&caches), 0);
     assert!(caches.find(&key(0), 0, &(0..10)).is_none());
@@ -75,7 +75,7 @@ fn hot_pages_outlive_their_extent() {
     assert!(caches.find(&key(0), 0, &(0..100)).is_none(), "the extent is gone");
     let hit = caches.find(&key(0), 0, &(8000..9000)).unwrap();
     let mut out = vec![0; 1000];
-    hit.copy(&(8000..9000), |at, bytes| out[at..at + bytes.len()].copy_from_slice(bytes));
+    let _ = hit.copy(&(8000..9000), |at, bytes| out[at..at + bytes.len()].copy_from_slice(bytes));
     assert!(out.iter().all(|&byte| byte == 7));
     assert!(caches.find(&key(0), 3, &(8000..9000)).is_none(), "pages are cut elsewhere");
 }
