@@ -14,3 +14,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Whether somebody else holds it.
+pub(crate) fn has_others<T>(shared: &Arc<T>) -> bool {
+    Arc::strong_count(shared) > 1
+}

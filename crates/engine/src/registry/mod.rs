@@ -10,7 +10,7 @@
 //! Knows nothing of pclusters, only keys, values and errors: the model test explores every
 //! interleaving of it (`tests/model`).
 
-use crate::sync::{Arc, Condvar, Mutex, lock, wait};
+use crate::sync::{Arc, Condvar, Mutex, has_others, lock, wait};
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::{Hash, Hasher};
@@ -235,7 +235,7 @@ impl<K: Copy + Eq + Hash, V, E> Owned<'_, K, V, E> {
     fn set(&self, state: State<V, E>) {
         *lock(&self.flight.state) = state;
         // Without others, waking would be a system call for nobody.
-        if Arc::strong_count(&self.flight) > 1 {
+        if has_others(&self.flight) {
             self.flight.ended.notify_all();
         }
     }
