@@ -92,8 +92,8 @@ pub(crate) fn find(words: &[OsString]) -> Option<(Tool, &[OsString])> {
 /// An option of erofs-utils that does not work here yet.
 fn unsupported(option: &str) -> anyhow::Error {
     Advice::error(
-        format!("{option} is not supported yet; see docs/status.md"),
-        "leave the option out, or use erofs-utils for this image",
+        format!("{option} is not supported yet"),
+        "leave it out, or use the program of erofs-utils for this image",
     )
 }
 

@@ -2,12 +2,13 @@
 //! `dump.erofs`, with its labels, which scripts look for.
 
 mod report;
+mod statistics;
 
 use super::getopt::{self, Item, Spec, Value, number};
 use super::{Tool, unsupported, usage};
 use crate::commands::cat;
 use crate::output::{Out, uuid_text};
-use ferrofs_check::{Context, RawPath};
+use ferrofs_check::RawPath;
 use ferrofs_image::{Image, Inode};
 use ferrofs_serve::{Engine, EngineConfig, ImageFiles};
 use std::ffi::OsString;
@@ -142,8 +143,7 @@ fn show(request: &Request, image: &Arc<Image>, out: &mut Out) -> anyhow::Result<
         report::superblock(image, out)?;
     }
     if request.statistics {
-        let found = ferrofs_check::statistics(image, Context::default())?;
-        report::statistics(&found, out)?;
+        statistics::count(image)?.show(out)?;
     }
     if request.nid.is_none() && request.path.is_none() {
         return Ok(());

@@ -10,7 +10,7 @@ use super::{Tool, unsupported, usage};
 use crate::commands::{check, extract};
 use crate::progress::Bar;
 use ferrofs_check::{CheckOptions, Context, ExtractOptions, Severity};
-use ferrofs_serve::{Engine, EngineConfig, ImageFiles};
+use ferrofs_serve::ImageFiles;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -214,7 +214,7 @@ fn unpack(request: &Request, target: &Path) -> anyhow::Result<bool> {
         return Err(usage(Tool::Fsck, "unpacking into / needs --force"));
     }
     let image = Arc::new(request.files.open_whole()?);
-    let engine = Engine::new(Arc::clone(&image), EngineConfig::default());
+    let engine = ferrofs_check::engine(Arc::clone(&image), 64 << 20);
     let bar = Bar::new(request.verbosity == 0, "extracting");
     let context = Context { workers: 0, progress: Some(&bar), cancel: None };
     let report = ferrofs_check::extract(&engine, target, &request.extract, context)?;

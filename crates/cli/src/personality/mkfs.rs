@@ -14,7 +14,7 @@ use std::ffi::OsString;
 const HELP: &str = "\
 Usage: mkfs.erofs [OPTIONS] IMAGE SOURCE
 Builds an EROFS image of the directory SOURCE. This is ferrofs with the options of erofs-utils 1.9.3;
-those that it knows but cannot do yet are refused by name (docs/status.md lists them).
+those that it knows but cannot do yet are refused by name: use mkfs.erofs of erofs-utils for them.
 
  -V, --version          show the version
  -h, --help             show this

@@ -181,3 +181,37 @@ fn mounts() {
     assert!(fs::metadata(&target).is_err());
     unmount().ok();
 }
+
+/// The statistics are those of dump.erofs, to the last blank.
+#[test]
+fn statistics_as_scripts_know_them() {
+    let scratch = Scratch::new();
+    let (tree, image) = (scratch.path("small"), scratch.path("i"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a.txt"), [7; 3000]).unwrap();
+    fs::hard_link(tree.join("a.txt"), tree.join("b.o")).unwrap();
+    fs::write(tree.join("c"), vec![7; 70_000]).unwrap();
+    std::os::unix::fs::symlink("c", tree.join("d")).unwrap();
+    run("build {} -o {} -q -z lz4", &[&tree, &image]).ok();
+    let text = run("dump.erofs -S {}", &[&image]).ok();
+    let bar = |count: usize| format!("|{:<50}|", "#".repeat(count));
+    for line in [
+        "Filesystem total file count:\t\t5",
+        "Filesystem regular file count:\t\t3",
+        "Filesystem compressed files:            1",
+        "Filesystem uncompressed files:          4",
+        "Filesystem total original file size:    76000 Bytes",
+        "Filesystem total file size:             10096 Bytes",
+        "Filesystem compress rate:               13.28%",
+        "Original file size distribution:",
+        &format!("     2 .. 4     \t2              66.67% {}", bar(33)),
+        &format!("    64 .. 128   \t1              33.33% {}", bar(16)),
+        &format!("     4 .. 8     \t1              33.33% {}", bar(16)),
+        &format!(" 32768 ..       \t0               0.00% {}", bar(0)),
+        &format!(".txt             \t1              33.33% {}", bar(16)),
+        &format!(".odex            \t1              33.33% {}", bar(16)),
+        &format!("others           \t1              33.33% {}", bar(16)),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+}

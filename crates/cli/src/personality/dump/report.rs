@@ -3,7 +3,7 @@
 
 use crate::output::{Out, kind_letter, mode_text, uuid_text};
 use crate::time;
-use ferrofs_check::{RawPath, Statistics};
+use ferrofs_check::RawPath;
 use ferrofs_format::features::IncompatFeatures;
 use ferrofs_format::inode::FileType;
 use ferrofs_image::{Image, Inode};
@@ -92,47 +92,6 @@ fn kernel_needed(image: &Image) -> &'static str {
         (declared, "5.13"),
     ];
     table.iter().find(|(needed, _)| *needed).map_or("5.4", |(_, version)| version)
-}
-
-pub(super) fn statistics(found: &Statistics, out: &mut Out) -> std::io::Result<()> {
-    let of = |kind: &str| found.types.get(kind).copied().unwrap_or(0);
-    let compressed: u64 = found
-        .layouts
-        .iter()
-        .filter(|(name, _)| name.contains("compress"))
-        .map(|(_, count)| count)
-        .sum();
-    let stored = found.file_bytes as f64 / found.ratio().max(f64::MIN_POSITIVE);
-    for (label, count) in [
-        ("total file count", found.inodes),
-        ("unknown type count", 0),
-        ("regular file count", of("file")),
-        ("directory count", of("dir")),
-        ("char dev count", of("chr")),
-        ("block dev count", of("blk")),
-        ("FIFO file count", of("fifo")),
-        ("SOCK file count", of("sock")),
-        ("symlink file count", of("symlink")),
-    ] {
-        writeln!(out, "Filesystem {label}:\t\t{count}")?;
-    }
-    writeln!(out, "Filesystem compressed files:            {compressed}")?;
-    let others = found.inodes.saturating_sub(compressed);
-    writeln!(out, "Filesystem uncompressed files:          {others}")?;
-    writeln!(out, "Filesystem total original file size:    {} Bytes", found.file_bytes)?;
-    writeln!(out, "Filesystem total file size:             {stored:.0} Bytes")?;
-    let rate = if found.file_bytes == 0 { 100.0 } else { 100.0 / found.ratio() };
-    writeln!(out, "Filesystem compress rate:               {rate:.2}%")?;
-    writeln!(out, "\nOriginal file size distribution:")?;
-    writeln!(out, ">=(bytes)        count            ratio |distribution{:38}|", "")?;
-    let total = of("file").max(1);
-    for (power, &count) in found.sizes.iter().enumerate() {
-        let from = if power == 0 { 0 } else { 1_u128 << (power - 1) };
-        let ratio = count as f64 / total as f64;
-        let bar = "#".repeat((ratio * 50.0) as usize);
-        writeln!(out, "{from:>14}   {count:<12} {:>9.2}% |{bar:<50}|", ratio * 100.0)?;
-    }
-    Ok(())
 }
 
 const fn type_words(file_type: FileType) -> &'static str {
