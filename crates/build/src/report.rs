@@ -56,7 +56,7 @@ pub struct BuildReport {
     pub inodes: u64,
     /// Regular files.
     pub files: u64,
-    /// Directories.
+    /// Directories, the root included.
     pub directories: u64,
     /// Symbolic links.
     pub symlinks: u64,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every long job takes besides its options: workers, progress and a way to stop.
 
+use ferrofs_engine::{Engine, EngineConfig, SyncDecompression};
+use ferrofs_image::Image;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Hears of progress, from several threads at once. Calls are cheap increments, not totals.
@@ -15,6 +18,13 @@ pub trait Progress: Sync {
     fn bytes(&self, count: u64) {
         let _ = count;
     }
+}
+
+/// An engine for jobs that have threads of their own: whoever reads decodes, without help.
+#[must_use]
+pub fn engine(image: Arc<Image>, cache_bytes: u64) -> Engine {
+    let sync = SyncDecompression::Always;
+    Engine::new(image, EngineConfig { cache_bytes, sync, ..EngineConfig::default() })
 }
 
 /// How a job runs.

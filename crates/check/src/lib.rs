@@ -24,7 +24,7 @@ mod pool;
 mod rawpath;
 mod statistics;
 
-pub use context::{Context, Progress};
+pub use context::{Context, Progress, engine};
 pub use diff::{Attribute, Change, DiffOptions, DiffReport, Difference, Side, Status, diff};
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]

@@ -107,7 +107,8 @@ pub struct Problem {
 /// What was done.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ExtractReport {
-    /// Directories made.
+    /// Directories of the image that are there now, the one that became the target included: as many
+    /// as the check counts.
     pub directories: u64,
     /// Regular files made, without further hard links.
     pub files: u64,

@@ -145,8 +145,10 @@ impl<'a> Job<'a> {
         let Some((name, last)) = trail.pop() else { return Ok(()) };
         let is_directory = last.file_type == FileType::Directory;
         let mut dir = if self.options.strip || trail.is_empty() {
+            self.totals.directories.fetch_add(u64::from(is_directory), Ordering::Relaxed);
             Dir::top(fd, is_directory.then_some(last))
         } else {
+            self.totals.directories.fetch_add(1, Ordering::Relaxed);
             let top = Dir::top(fd, trail.first().map(|(_, inode)| *inode));
             let mut at = Arc::clone(&top);
             for (name, inode) in trail.into_iter().skip(1) {
@@ -174,6 +176,7 @@ impl<'a> Job<'a> {
         let made =
             self.descriptors.get(parent).and_then(|fd| self.make_directory(&*fd, name, &inode));
         made.map_err(|source| Error::Io { doing: "make", path: RawPath::from(name), source })?;
+        self.totals.directories.fetch_add(1, Ordering::Relaxed);
         let dir = Dir::below(parent, name, inode);
         // The parent has no task of its own.
         parent.release();

@@ -23,7 +23,7 @@ use crate::nidset::NidSet;
 use crate::{Code, Context, Finding, Severity, pool};
 use content::Records;
 use directory::{Listing, Node};
-use ferrofs_engine::{Engine, EngineConfig};
+use ferrofs_engine::Engine;
 use ferrofs_image::{Image, Inode, Nid};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ pub struct CheckReport {
     pub complete: bool,
     /// Inodes found in directories.
     pub inodes: u64,
-    /// Directories.
+    /// Directories, the root included.
     pub directories: u64,
     /// Extents of all files.
     pub extents: u64,
@@ -173,12 +173,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'a> Check<'a> {
     fn new(image: &'a Arc<Image>, options: &'a CheckOptions, context: Context<'a>) -> Self {
-        let config = EngineConfig { cache_bytes: 32 << 20, ..EngineConfig::default() };
         Self {
             image,
             options,
             context,
-            engine: Engine::new(Arc::clone(image), config),
+            engine: crate::context::engine(Arc::clone(image), 32 << 20),
             seen: Mutex::default(),
             records: Mutex::default(),
             shared: Mutex::default(),

@@ -218,7 +218,7 @@ fn tell(built: &Built, image: &Path) -> std::io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
-        "{} files, {} directories, {} links, {} special; UUID {}",
+        "{} files, {} directories, {} symbolic links, {} special; UUID {}",
         report.files,
         report.directories,
         report.symlinks,

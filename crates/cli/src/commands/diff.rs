@@ -5,7 +5,7 @@ use crate::args::DiffArgs;
 use crate::json;
 use crate::output::Out;
 use ferrofs_check::{Context, DiffOptions, DiffReport, Difference, Side, Status};
-use ferrofs_serve::{Engine, EngineConfig, ImageFiles};
+use ferrofs_serve::{Engine, ImageFiles};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -24,8 +24,8 @@ impl Opened {
             return Ok(Self::Directory(path.to_owned()));
         }
         let files = ImageFiles { offset, devices: devices.to_vec(), ..ImageFiles::new(path) };
-        let config = EngineConfig { cache_bytes: 32 << 20, ..EngineConfig::default() };
-        Ok(Self::Image(Box::new(Engine::new(Arc::new(files.open_whole()?), config))))
+        let image = Arc::new(files.open_whole()?);
+        Ok(Self::Image(Box::new(ferrofs_check::engine(image, 32 << 20))))
     }
 
     fn side(&self) -> Side<'_> {

@@ -6,7 +6,6 @@ use crate::output::Out;
 use crate::progress::Bar;
 use crate::{json, size};
 use ferrofs_check::{Context, ExtractOptions, ExtractReport};
-use ferrofs_serve::{Engine, EngineConfig};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -30,8 +29,7 @@ pub(crate) fn run(args: &ExtractArgs) -> anyhow::Result<u8> {
         bytes_max: args.size_max,
         ..ExtractOptions::default()
     };
-    let config = EngineConfig { cache_bytes: args.memory, ..EngineConfig::default() };
-    let engine = Engine::new(Arc::new(image), config);
+    let engine = ferrofs_check::engine(Arc::new(image), args.memory);
     let bar = Bar::new(args.quiet || args.json, "extracting");
     let context = Context { workers: args.workers, progress: Some(&bar), cancel: None };
     let report = ferrofs_check::extract(&engine, &args.directory, &options, context)?;
@@ -52,7 +50,7 @@ fn tell(report: &ExtractReport, quiet: bool) -> std::io::Result<()> {
     let mut out = Out::new();
     writeln!(
         out,
-        "{} files, {} directories, {} links, {} hard links, {} special; {} written, {} of holes",
+        "{} files, {} directories, {} symbolic links, {} hard links, {} special; {} written, {} of holes",
         report.files,
         report.directories,
         report.symlinks,

@@ -144,6 +144,19 @@ fn summaries() {
         assert!(json.contains(part), "{part}: {json}");
     }
     let text = run("build {} -o {}", &[&scratch.tree(), &image]).ok();
-    assert!(text.contains("5 files, 3 directories, 1 links"), "{text}");
+    assert!(text.contains("5 files, 3 directories, 1 symbolic links"), "{text}");
     assert_eq!(run("build {} -o {} -q", &[&scratch.tree(), &image]).ok(), "");
+}
+
+/// What the reports of building, checking and unpacking call a directory is the same.
+#[test]
+fn reports_agree() {
+    let scratch = Scratch::new();
+    let image = scratch.path("i");
+    let built = run("build {} -o {} --json", &[&scratch.tree(), &image]).ok();
+    let checked = run("check {} --json", &[&image]).ok();
+    let extracted = run("extract {} -C {} --json", &[&image, &scratch.path("out")]).ok();
+    for report in [built, checked, extracted] {
+        assert!(report.contains("\"directories\": 3,"), "{report}");
+    }
 }
