@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mounting any file system read-only, through the new mount API.
+//! Mounting any file system read-only, and giving it other options, through the new mount API.
 //!
 //! Refuses to know file system types. Invariants: nothing stays mounted after an error; no
 //! descriptor of the mount outlives the call (an open one would make the mount busy); what the
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags as OldFlags, MoveMountFlags,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags as OldFlags, MoveMountFlags,
 };
 
 /// The longest that is read of what the kernel has to say, in lines.
@@ -84,6 +84,8 @@ pub enum MountStep {
     Loop,
     /// Unmounting.
     Unmount,
+    /// Changing options of a mount.
+    Reconfigure,
 }
 
 /// Why a mount or unmount failed.
@@ -120,6 +122,7 @@ impl MountError {
             (MountStep::Target, Errno::NOTDIR) => "it is not a directory",
             (MountStep::Target | MountStep::Source, Errno::NOENT) => "it does not exist",
             (MountStep::Type, Errno::NODEV) => "this kernel does not have this file system",
+            (MountStep::Reconfigure, Errno::PERM) => "it needs root (CAP_SYS_ADMIN)",
             (MountStep::Type | MountStep::Mount | MountStep::Create, Errno::PERM) => {
                 "mounting needs root (CAP_SYS_ADMIN)"
             }
@@ -154,6 +157,7 @@ impl fmt::Display for MountError {
             MountStep::Attach => write!(f, "cannot attach the mount to {subject}: ")?,
             MountStep::Loop => write!(f, "cannot set up a loop device for {subject}: ")?,
             MountStep::Unmount => write!(f, "cannot unmount {subject}: ")?,
+            MountStep::Reconfigure => write!(f, "cannot change the mount {subject}: ")?,
         }
         match self.hint() {
             Some(hint) => f.write_str(hint)?,
@@ -248,18 +252,8 @@ impl FsMount<'_> {
         rustix::mount::fsconfig_set_flag(&context, "ro")
             .map_err(|errno| fail(MountStep::Option, errno, OsStr::new("ro")))?;
         for parameter in &self.parameters {
-            match parameter {
-                Parameter::Flag(name) => rustix::mount::fsconfig_set_flag(&context, *name),
-                // Some file systems (FUSE) want even a descriptor's number as a string.
-                Parameter::Value(name, value) => {
-                    rustix::mount::fsconfig_set_string(&context, *name, value)
-                }
-                Parameter::Descriptor(name, fd) => {
-                    let number = std::os::fd::AsRawFd::as_raw_fd(fd).to_string();
-                    rustix::mount::fsconfig_set_string(&context, *name, number)
-                }
-            }
-            .map_err(|errno| fail(MountStep::Option, errno, &parameter.subject()))?;
+            set(&context, parameter)
+                .map_err(|errno| fail(MountStep::Option, errno, &parameter.subject()))?;
         }
         rustix::mount::fsconfig_create(&context)
             .map_err(|errno| fail(MountStep::Create, errno, self.source))?;
@@ -287,6 +281,36 @@ impl FsMount<'_> {
         rustix::mount::mount(self.source, target, self.fs_type, flags, options.as_c_str())
             .map_err(fail)
     }
+}
+
+fn set(context: &OwnedFd, parameter: &Parameter<'_>) -> Result<(), Errno> {
+    match parameter {
+        Parameter::Flag(name) => rustix::mount::fsconfig_set_flag(context, *name),
+        // Some file systems (FUSE) want even a descriptor's number as a string.
+        Parameter::Value(name, value) => rustix::mount::fsconfig_set_string(context, *name, value),
+        Parameter::Descriptor(name, fd) => {
+            let number = std::os::fd::AsRawFd::as_raw_fd(fd).to_string();
+            rustix::mount::fsconfig_set_string(context, *name, number)
+        }
+    }
+}
+
+/// Gives the file system mounted at `target` other options: those named here, and what the file
+/// system itself takes for those that are not. For all mounts of that file system. Needs Linux 5.2.
+pub fn reconfigure(target: &Path, parameters: &[Parameter<'_>]) -> Result<(), MountError> {
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_SYMLINK_NOFOLLOW;
+    let context = rustix::mount::fspick(CWD, target, flags)
+        .map_err(|errno| MountError::new(MountStep::Reconfigure, errno, target))?;
+    let fail = |step, errno, subject: &OsStr| MountError {
+        messages: messages(&context),
+        ..MountError::new(step, errno, subject)
+    };
+    for parameter in parameters {
+        set(&context, parameter)
+            .map_err(|errno| fail(MountStep::Option, errno, &parameter.subject()))?;
+    }
+    rustix::mount::fsconfig_reconfigure(&context)
+        .map_err(|errno| fail(MountStep::Reconfigure, errno, target.as_os_str()))
 }
 
 fn attach(mount: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), MountError> {

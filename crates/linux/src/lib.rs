@@ -3,8 +3,8 @@
 //!
 //! What it does: mounts (new mount API, loop devices, `mountinfo`), a process that goes to the
 //! background, signals as a descriptor, descriptors over sockets, sparse files, early writeback,
-//! extended attributes, path resolution that cannot leave a directory. What it refuses to know: everything
-//! of ferrofs above it. Invariant: the public interface is safe; `unsafe` stands only where
+//! extended attributes, path resolution that cannot leave a directory, memory pressure. What it
+//! refuses to know: everything of ferrofs above it. Invariant: the public interface is safe; `unsafe` stands only where
 //! `rustix` has no call, each time with its proof.
 //!
 //! Thin wrappers return [`std::io::Error`]; mounting has an error of its own, [`MountError`],
@@ -18,12 +18,13 @@ pub mod fuse_device;
 mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod psi;
 pub mod signals;
 pub mod sparse;
 pub mod writeback;
 pub mod xattr;
 
-pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter};
+pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter, reconfigure};
 pub use mount::{
     MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, unmount,
 };
