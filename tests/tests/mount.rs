@@ -153,10 +153,18 @@ fn the_choice_says_why() {
     assert_eq!(server.chosen().method, Method::Fuse);
     assert!(server.chosen().to_string().contains("allow_other"), "{}", server.chosen());
     drop(server);
-    let error = mount(spec(MountMethod::Fuse, "cache_strategy=disabled")).unwrap_err();
-    assert!(matches!(error, Error::Option { .. }), "{error}");
-    let error = mount(spec(MountMethod::Kernel, "max_threads=1")).unwrap_err();
-    assert!(matches!(error, Error::Option { .. }), "{error}");
+    for (method, text) in [
+        (MountMethod::Fuse, "dax=never"),
+        (MountMethod::Fuse, "on_change=flush"),
+        (MountMethod::Kernel, "max_threads=1"),
+        (MountMethod::Kernel, "cache_strategy=split"),
+        (MountMethod::Kernel, "sync_decompress=always"),
+        (MountMethod::Auto, "on_change=flush"),
+        (MountMethod::Auto, "acl,psi"),
+    ] {
+        let error = mount(spec(method, text)).unwrap_err();
+        assert!(matches!(error, Error::Option { .. }), "{error}");
+    }
     assert!(matches!(unmount(folder.path(), false), Err(Error::NotMounted { .. })));
 }
 

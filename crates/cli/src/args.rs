@@ -2,10 +2,12 @@
 //! The command line: names, values and help texts. No logic.
 
 mod build;
+mod ctl;
 mod look;
 mod mount;
 
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
+pub(crate) use ctl::{CtlArgs, CtlCommand, TopArgs};
 pub(crate) use look::{
     CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, LsArgs, StatArgs,
 };
@@ -49,8 +51,10 @@ pub(crate) enum Command {
     Stat(StatArgs),
     Dump(DumpArgs),
     Diff(DiffArgs),
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     Umount(UmountArgs),
+    Ctl(CtlArgs),
+    Top(TopArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:
   ferrofs completions bash > /etc/bash_completion.d/ferrofs")]

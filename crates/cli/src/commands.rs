@@ -4,6 +4,7 @@
 pub(crate) mod build;
 pub(crate) mod cat;
 pub(crate) mod check;
+mod ctl;
 mod diff;
 mod dump;
 pub(crate) mod extract;
@@ -11,6 +12,7 @@ mod ls;
 pub(crate) mod mount;
 mod shell;
 mod stat;
+mod top;
 
 use crate::args::{Command, ImageArgs};
 use ferrofs_image::Image;
@@ -27,8 +29,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Stat(args) => stat::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Diff(args) => diff::run(&args),
-        Command::Mount(args) => mount::run(args),
+        Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => Ok(mount::unmount(&args)),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { directory } => shell::man(&directory),
     }

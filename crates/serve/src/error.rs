@@ -65,6 +65,34 @@ pub enum Error {
         /// The path given.
         path: PathBuf,
     },
+    /// The mount is neither of our FUSE server nor of the kernel's EROFS.
+    NotOurs {
+        /// The path given.
+        path: PathBuf,
+        /// Type of the file system there.
+        fs_type: String,
+    },
+    /// A FUSE mount whose server cannot be talked to.
+    NoServer {
+        /// The path given.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The server's answer is that it will not.
+    Refused {
+        /// Its words.
+        message: String,
+    },
+    /// The server's answer makes no sense, or speaks of another version.
+    Answer,
+    /// Mounts by the kernel do not have that.
+    NotByKernel {
+        /// What was asked.
+        what: String,
+        /// Why not, or what there is instead.
+        why: &'static str,
+    },
     /// Something else of the system.
     Io {
         /// What was tried.
@@ -105,6 +133,19 @@ impl fmt::Display for Error {
             Self::Mount(error) => error.fmt(f),
             Self::Session(error) => error.fmt(f),
             Self::NotMounted { path } => write!(f, "nothing is mounted on {}", path.display()),
+            Self::NotOurs { path, fs_type } => write!(
+                f,
+                "{} is on a file system of type {fs_type}, which is no EROFS mount",
+                path.display()
+            ),
+            Self::NoServer { path, error } => {
+                write!(f, "cannot talk to the server of {}: {error}", path.display())
+            }
+            Self::Refused { message } => f.write_str(message),
+            Self::Answer => f.write_str("the server's answer makes no sense"),
+            Self::NotByKernel { what, why } => {
+                write!(f, "{what}: the kernel has mounted this image; {why}")
+            }
             Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
         }
     }
@@ -113,13 +154,19 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Open { error, .. } | Self::Io { error, .. } => Some(error),
+            Self::Open { error, .. } | Self::Io { error, .. } | Self::NoServer { error, .. } => {
+                Some(error)
+            }
             Self::Image { error, .. } => Some(error),
             Self::Mount(error) | Self::Kernel { error, .. } => Some(error),
             Self::Session(error) => Some(error),
             Self::DevicesMissing { .. }
             | Self::Option { .. }
             | Self::KernelOnly { .. }
+            | Self::NotOurs { .. }
+            | Self::Refused { .. }
+            | Self::Answer
+            | Self::NotByKernel { .. }
             | Self::NotMounted { .. } => None,
         }
     }

@@ -6,8 +6,9 @@
 //! (`node`), so that an idle mount is small however many files were looked at. What it does keep are
 //! the layouts of files read last, at most [`OPEN_FILES_MAX`], and what image and engine cache.
 
+use crate::access::Access;
 use crate::node::{nid_of, node_of};
-use ferrofs_engine::{Engine, EngineConfig, OpenFile};
+use ferrofs_engine::{Engine, EngineConfig, OpenFile, Request};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
 use ferrofs_fuse::{
@@ -16,6 +17,7 @@ use ferrofs_fuse::{
 use ferrofs_image::{Error, Image, Inode, Nid, Source};
 use quick_cache::sync::Cache;
 use std::fmt;
+use std::io::IoSliceMut;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -28,7 +30,14 @@ const NAME_MAX: usize = 255;
 /// An image, served.
 pub struct ErofsFs {
     engine: Engine,
-    files: Cache<u64, Arc<OpenFile>>,
+    files: Cache<u64, Arc<Opened>>,
+}
+
+/// A file that was read.
+#[derive(Debug)]
+struct Opened {
+    file: OpenFile,
+    access: Access,
 }
 
 impl fmt::Debug for ErofsFs {
@@ -63,15 +72,15 @@ impl ErofsFs {
         self.image().inode(nid).map_err(|error| refuse(nid, &error))
     }
 
-    fn file(&self, node: u64) -> Result<Arc<OpenFile>, Errno> {
+    fn opened(&self, node: u64) -> Result<Arc<Opened>, Errno> {
         if let Some(file) = self.files.get(&node) {
             return Ok(file);
         }
         let inode = self.inode(node)?;
         let file = self.engine.open(&inode).map_err(|error| refuse(inode.nid, &error))?;
-        let file = Arc::new(file);
-        self.files.insert(node, Arc::clone(&file));
-        Ok(file)
+        let opened = Arc::new(Opened { file, access: Access::default() });
+        self.files.insert(node, Arc::clone(&opened));
+        Ok(opened)
     }
 
     fn attr(&self, inode: &Inode) -> Attr {
@@ -120,10 +129,18 @@ impl ReadOnlyFs for ErofsFs {
     }
 
     fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.file(read.node)?;
-        let buf = buf.get_mut(..read.len).ok_or(Errno::INVAL)?;
+        let opened = self.opened(read.node)?;
+        let Opened { file, access } = &*opened;
+        let cache = self.engine.config().cache_bytes;
+        let hint = access.note(read.offset, read.len, file.size(), cache);
+        // The room behind what is wanted goes along: encoded bytes may lie there while they are
+        // decoded in place.
+        let request = Request { offset: read.offset, len: read.len, hint, surplus: false };
+        // A part that failed makes all of it fail: the kernel takes a short read for the end of the
+        // file. It asks for single pages then, and gets those that are well.
         self.engine
-            .read_into(&file, read.offset, buf)
+            .read(file, &request, &mut [IoSliceMut::new(buf)])
+            .into_result()
             .map_err(|error| refuse(nid_of(read.node, self.image().root()), &error))
     }
 
@@ -185,7 +202,8 @@ impl ReadOnlyFs for ErofsFs {
     }
 
     fn lseek(&self, node: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
-        let file = self.file(node)?;
+        let opened = self.opened(node)?;
+        let file = &opened.file;
         let size = file.size();
         if offset >= size {
             return Err(Errno::NXIO);

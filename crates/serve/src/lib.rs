@@ -2,22 +2,30 @@
 //! Mounting: puts an image, the engine, the FUSE server and the kernel's own EROFS together.
 //!
 //! [`mount`] chooses the way ([`MountMethod`]) and says why; [`ErofsFs`] is an image as a file
-//! system for the FUSE server; [`unmount`] undoes either. What the crate refuses to know: how
+//! system for the FUSE server; [`unmount`] undoes either; [`control`] looks at a running mount and
+//! changes it. What the crate refuses to know: how
 //! arguments are written, and where messages go. Invariants: an image is opened and its structure
 //! looked at before anything is mounted; options are honoured or refused by name, never dropped; a
 //! FUSE mount is gone when its server ends.
 #![forbid(unsafe_code)]
 
+mod access;
+pub mod control;
 mod error;
 mod files;
 mod fs;
 mod kernel;
+mod metrics;
 mod mount;
 mod node;
 mod options;
+mod pressure;
 mod server;
+mod service;
+pub mod settings;
 mod unmount;
 
+pub use control::remount;
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
 pub use ferrofs_fuse::{SessionError, SessionStats};

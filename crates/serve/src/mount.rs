@@ -109,6 +109,7 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
     if let Some(offset) = spec.options.offset {
         spec.files.offset = offset;
     }
+    spec.options.not_for_new().map_or(Ok(()), Err)?;
     ferrofs_linux::check_target(&spec.target)?;
     let image = spec.files.open_whole()?;
     let fuse = |image, reason| {
@@ -169,7 +170,7 @@ fn explain(error: MountError, image: &Image) -> Error {
 }
 
 fn by_kernel(spec: &MountSpec) -> std::result::Result<Chosen, MountError> {
-    let mut options = spec.options.kernel.clone();
+    let mut options = spec.options.kernel_options();
     if spec.files.offset > 0 {
         options.push((String::from("fsoffset"), Some(spec.files.offset.to_string())));
     }

@@ -5,12 +5,16 @@
 //! an option is remembered, or it is one that means nothing to a file system (those that mount(8)
 //! keeps for itself), or it is refused.
 
+use crate::settings::{EngineSettings, Taken};
 use crate::{Error, Result};
+use ferrofs_engine::{EngineConfig, Strategy};
 use ferrofs_fuse::SessionConfig;
 use ferrofs_linux::MountFlags;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Options of a mount.
 #[derive(Clone, Debug, Default)]
@@ -32,21 +36,24 @@ pub struct MountOptions {
     pub nodiratime: bool,
     /// `nosymfollow`: by the kernel only.
     pub nosymfollow: bool,
-    /// Options for the kernel's EROFS.
+    /// Options for the kernel's EROFS that FUSE does not have.
     pub kernel: Vec<(String, Option<String>)>,
+    /// Settings of the engine behind FUSE. The kernel's EROFS has one of them, `cache_strategy`.
+    pub engine: EngineSettings,
     /// Settings of the FUSE server.
     pub fuse: FuseOptions,
     /// An option that only the FUSE server has, if one was given.
     pub fuse_only: Option<String>,
+    /// `remount`: changes the mount that is there; see [`remount`](crate::remount).
+    pub remount: bool,
+    /// An option, if one was given, that cannot change while the image is mounted.
+    pub fixed: Option<String>,
 }
 
 /// Settings of the FUSE server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "made with `..FuseOptions::default()`")]
 pub struct FuseOptions {
-    /// Bytes of decoded file data kept in memory; by default a sixteenth of the machine's memory,
-    /// from 64 MiB to 1 GiB.
-    pub cache_bytes: u64,
     /// Most worker threads; `None` goes by the number of cores.
     pub threads_max: Option<usize>,
     /// Lets other users in. `None`: if root mounts.
@@ -59,7 +66,18 @@ pub struct FuseOptions {
     pub fsname: Option<String>,
     /// What the list of mounts shows after "fuse." as type.
     pub subtype: Option<String>,
+    /// Gives up cached data while the machine is short of memory: from which share of time on that
+    /// somebody waits for memory, in percent.
+    pub psi: Option<u8>,
+    /// Where counters are served for Prometheus, over HTTP.
+    pub metrics: Option<SocketAddr>,
+    /// A file that counters are written to, for the textfile collector of node_exporter, and how
+    /// often.
+    pub metrics_file: Option<(PathBuf, Duration)>,
 }
+
+/// Share of time, in percent, at which `psi` without a value takes memory to be short.
+const PSI_PERCENT: u8 = 10;
 
 /// A sixteenth of the machine's memory, from 64 MiB to 1 GiB. A limit, not a reservation: decoding a
 /// large pcluster again costs far more than keeping it, so it pays to hold what is in use.
@@ -73,20 +91,6 @@ fn total_memory() -> u64 {
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)
-}
-
-impl Default for FuseOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: cache_bytes(total_memory()),
-            threads_max: None,
-            allow_other: None,
-            clone_fd: false,
-            max_read: None,
-            fsname: None,
-            subtype: None,
-        }
-    }
 }
 
 /// Options that mount(8) and the init system keep for themselves, or that say what is so anyway.
@@ -124,12 +128,11 @@ const MEANINGLESS: [&str; 30] = [
 ];
 
 /// Options of the kernel's EROFS that go to it as they are.
-const OF_KERNEL: [&str; 12] = [
+const OF_KERNEL: [&str; 11] = [
     "user_xattr",
     "nouser_xattr",
     "acl",
     "noacl",
-    "cache_strategy",
     "dax",
     "directio",
     "fsid",
@@ -162,6 +165,7 @@ impl MountOptions {
         if name == "device" {
             let Some(value) = value else { return refuse("needs a value") };
             self.devices.push(OsString::from_vec(value.to_vec()).into());
+            self.fixed = Some(name.to_owned());
             return Ok(());
         }
         let value = match value.map(str::from_utf8) {
@@ -174,19 +178,40 @@ impl MountOptions {
         }
         match (name, value) {
             ("fsoffset", Some(value)) => match value.parse() {
-                Ok(offset) => self.offset = Some(offset),
+                Ok(offset) => {
+                    self.offset = Some(offset);
+                    self.fixed = Some(name.to_owned());
+                }
                 Err(_) => return refuse("its value is not a number of bytes"),
             },
-            ("remount", _) => return refuse("remounting is not possible; use mount(8)"),
+            ("remount", None) => self.remount = true,
             (name, None) if MEANINGLESS.contains(&name) => {}
             (name, _) if name.starts_with("x-") || name == "comment" => {}
             (name, value) if OF_KERNEL.contains(&name) => {
                 self.kernel.push((name.to_owned(), value.map(str::to_owned)));
             }
-            (name, value) => match self.add_fuse(name, value) {
-                Some(true) => self.fuse_only = Some(name.to_owned()),
-                Some(false) => return refuse("its value makes no sense"),
-                None => return refuse("not known"),
+            (name, value) => match self.engine.take(name, value) {
+                Taken::Bad(what) => return refuse(what),
+                // The kernel's own, with one word more here.
+                Taken::Yes if name == "cache_strategy" => {
+                    if self.engine.strategy == Some(Strategy::Split) {
+                        self.fuse_only = Some(String::from("cache_strategy=split"));
+                    }
+                }
+                Taken::Yes => {
+                    self.fuse_only = Some(name.to_owned());
+                    if name == "workers" {
+                        self.fixed = Some(name.to_owned());
+                    }
+                }
+                Taken::Unknown => match self.add_fuse(name, value) {
+                    Some(true) => {
+                        self.fuse_only = Some(name.to_owned());
+                        self.fixed = Some(name.to_owned());
+                    }
+                    Some(false) => return refuse("its value makes no sense"),
+                    None => return refuse("not known"),
+                },
             },
         }
         Ok(())
@@ -240,11 +265,14 @@ impl MountOptions {
             | ("max_idle_threads", Some(_)) => true,
             ("max_threads", value) => number(value, &mut fuse.threads_max),
             ("max_read", value) => number(value, &mut fuse.max_read),
-            ("cache_bytes", value) => {
-                let mut bytes = None;
-                let good = number(value, &mut bytes);
-                fuse.cache_bytes = bytes.unwrap_or(fuse.cache_bytes);
-                good
+            ("psi", None) => {
+                fuse.psi = Some(PSI_PERCENT);
+                true
+            }
+            ("psi", Some(value)) => {
+                let number = value.strip_suffix('%').unwrap_or(value).parse().ok();
+                fuse.psi = number.filter(|percent| (1..=100).contains(percent));
+                fuse.psi.is_some()
             }
             ("fsname", Some(value)) => {
                 fuse.fsname = Some(value.to_owned());
@@ -268,6 +296,42 @@ impl MountOptions {
             nodiratime: self.nodiratime,
             nosymfollow: self.nosymfollow,
         }
+    }
+
+    /// Refuses attributes of the mount point that differ from those in force, a list with commas.
+    pub(crate) fn check_attributes(&self, in_force: &str) -> Result<()> {
+        let wanted = [
+            ("nosuid", self.nosuid),
+            ("nodev", self.nodev),
+            ("noexec", self.noexec.then_some(true)),
+            ("noatime", self.noatime.then_some(true)),
+            ("nodiratime", self.nodiratime.then_some(true)),
+            ("nosymfollow", self.nosymfollow.then_some(true)),
+        ];
+        let has = |name: &str| in_force.split(',').any(|option| option == name);
+        match wanted.iter().find(|(name, on)| on.is_some_and(|on| on != has(name))) {
+            None => Ok(()),
+            Some((name, on)) => {
+                let name = if *on == Some(true) { name } else { &name[2..] };
+                let what = "it is changed by: mount -o remount,bind,OPTION DIR";
+                Err(Error::Option { option: String::from(name), what })
+            }
+        }
+    }
+
+    /// Options for the kernel's EROFS.
+    pub(crate) fn kernel_options(&self) -> Vec<(String, Option<String>)> {
+        let mut options = self.kernel.clone();
+        if let Some(strategy) = self.engine.strategy {
+            options.push((String::from("cache_strategy"), Some(strategy.to_string())));
+        }
+        options
+    }
+
+    /// Settings of the engine behind a FUSE mount.
+    pub(crate) fn engine_config(&self) -> EngineConfig {
+        let cache_bytes = self.engine.cache_bytes.unwrap_or_else(|| cache_bytes(total_memory()));
+        EngineConfig { cache_bytes, ..self.engine.config() }
     }
 
     /// Settings of a FUSE session for `source`.
@@ -303,13 +367,23 @@ impl MountOptions {
         if self.nosymfollow {
             return Some(Error::Option { option: String::from("nosymfollow"), what });
         }
-        let (name, _) = self.kernel.first()?;
-        Some(Error::Option { option: name.clone(), what })
+        if let Some((name, _)) = self.kernel.first() {
+            return Some(Error::Option { option: name.clone(), what });
+        }
+        self.not_for_new()
+    }
+
+    /// Why a mount cannot begin with these options, however it is done.
+    pub(crate) fn not_for_new(&self) -> Option<Error> {
+        self.engine.on_change.map(|_| Error::Option {
+            option: String::from("on_change"),
+            what: "only a change of a mount that is there has it",
+        })
     }
 
     /// Why the kernel cannot honour these options.
     pub(crate) fn not_for_kernel(&self) -> Option<Error> {
-        let option = self.fuse_only.clone()?;
+        let Some(option) = self.fuse_only.clone() else { return self.not_for_new() };
         Some(Error::Option { option, what: "only mounts by FUSE have it" })
     }
 }
@@ -342,10 +416,12 @@ mod tests {
         assert!(options.noatime && !options.noexec);
         assert_eq!(options.devices, [PathBuf::from("/a b"), PathBuf::from("c=d")]);
         assert_eq!(options.offset, Some(8192));
+        assert_eq!(options.kernel, [(String::from("user_xattr"), None)]);
+        assert_eq!(options.engine.strategy, Some(Strategy::Disabled));
         let value = Some(String::from("disabled"));
         let expected =
-            [(String::from("cache_strategy"), value), (String::from("user_xattr"), None)];
-        assert_eq!(options.kernel, expected);
+            [(String::from("user_xattr"), None), (String::from("cache_strategy"), value)];
+        assert_eq!(options.kernel_options(), expected);
         assert!(options.not_for_fuse().is_some() && options.not_for_kernel().is_none());
     }
 
@@ -355,14 +431,48 @@ mod tests {
         let config = options.session("y");
         assert!(config.allow_other && config.noexec && config.nosuid);
         assert_eq!((config.threads_max, config.fsname.as_str()), (3, "x"));
-        assert_eq!(options.fuse.cache_bytes, 0);
+        assert_eq!(options.engine_config().cache_bytes, 0);
         assert!(options.not_for_kernel().is_some() && options.not_for_fuse().is_none());
         assert_eq!(parse("suid").unwrap().session("a\nb").fsname, "a?b");
     }
 
     #[test]
+    fn settings_of_the_engine() {
+        let options = parse(
+            "cache_strategy=split,cache_rule=original,sync_decompress=never,sync_bytes=64K,\
+             noreadmore,workers=3,merge=256K,cache=32M,psi=25%",
+        )
+        .unwrap();
+        let config = options.engine_config();
+        assert_eq!((config.workers, config.merge_bytes), (3, 256 << 10));
+        assert_eq!((config.sync_bytes, config.cache_bytes), (64 << 10, 32 << 20));
+        assert!(!config.readmore && options.fuse.psi == Some(25));
+        assert!(options.not_for_fuse().is_none() && options.not_for_kernel().is_some());
+        // What the kernel has too is no reason for either.
+        let options = parse("cache_strategy=readahead").unwrap();
+        assert!(options.not_for_fuse().is_none() && options.not_for_kernel().is_none());
+        let options = parse("cache_strategy=split").unwrap();
+        assert!(options.not_for_fuse().is_none() && options.not_for_kernel().is_some());
+        assert!(parse("on_change=flush").unwrap().not_for_fuse().is_some());
+        assert!(parse("remount,cache=1M").unwrap().remount);
+        assert_eq!(parse("psi").unwrap().fuse.psi, Some(10));
+    }
+
+    #[test]
     fn others_are_refused_by_name() {
-        for text in ["bogus", "nosuid=1", "fsoffset=x", "device", "remount", "max_threads=many"] {
+        for text in [
+            "bogus",
+            "nosuid=1",
+            "fsoffset=x",
+            "device",
+            "remount=1",
+            "max_threads=many",
+            "cache_strategy=all",
+            "cache_rule=new",
+            "sync_decompress=1",
+            "merge=1",
+            "psi=0",
+        ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }

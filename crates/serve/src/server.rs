@@ -4,20 +4,33 @@
 //! Invariant: a signal that asks to end ends the mount first; files that are open then can be read to
 //! their end.
 
+use crate::control::{Listener, Shared, SocketFile};
+use crate::metrics::MetricsFile;
 use crate::mount::FusePlan;
-use crate::{Chosen, ErofsFs, Error, Result};
-use ferrofs_engine::EngineConfig;
+use crate::service::{Duties, Service};
+use crate::{Chosen, ErofsFs, Error, MountOptions, Result};
 use ferrofs_fuse::{Session, SessionStats, Unmounter};
 use ferrofs_linux::UnmountFlags;
+use ferrofs_linux::psi::MemoryPressure;
 use ferrofs_linux::signals::{Signal, Signals};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 /// An image mounted by FUSE, to be served.
 #[derive(Debug)]
 pub struct Server {
-    session: Session,
+    // Ends before the session does, which it refers to.
+    _service: Service,
+    session: Arc<Session>,
     fs: Arc<ErofsFs>,
     chosen: Chosen,
+    socket: Option<SocketFile>,
+    metrics: Option<SocketAddr>,
+    notes: Vec<String>,
 }
 
 impl Server {
@@ -25,11 +38,56 @@ impl Server {
         let FusePlan { image, spec, chosen } = plan;
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
         let config = spec.options.session(&source.to_string_lossy());
-        let engine =
-            EngineConfig { cache_bytes: spec.options.fuse.cache_bytes, ..EngineConfig::default() };
+        let engine = spec.options.engine_config();
+        // What can fail does before anything is mounted.
+        let (mut duties, facts) = duties(&spec.options)?;
         let fs = Arc::new(ErofsFs::new(Arc::new(image), engine));
-        let session = Session::mount(Arc::clone(&fs) as _, &spec.target, config)?;
-        Ok(Self { session, fs, chosen })
+        let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
+        let mut notes = Vec::new();
+        let unmounter = session.unmounter();
+        let device = unmounter.as_ref().and_then(Unmounter::device);
+        let listener = match device.ok_or_else(|| io::Error::other("its number is not known")) {
+            Ok(device) => Listener::bind(device),
+            Err(error) => Err(error),
+        };
+        match listener {
+            Ok(listener) => duties.control = Some(listener),
+            Err(error) => {
+                notes.push(format!("no control socket, so `ferrofs ctl` cannot work: {error}"));
+            }
+        }
+        let metrics = duties.http.as_ref().and_then(|listener| listener.local_addr().ok());
+        let socket = duties.control.as_ref().map(|listener| listener.file.clone());
+        let shared = Shared {
+            fs: Arc::clone(&fs),
+            session: Arc::clone(&session),
+            started: Instant::now(),
+            target: unmounter.map_or(spec.target, |unmounter| unmounter.target().to_owned()),
+            image: source,
+            cache_bytes: AtomicU64::new(engine.cache_bytes),
+            facts,
+        };
+        let service = Service::start(shared, duties)
+            .map_err(|error| Error::Io { doing: "start a thread", error })?;
+        Ok(Self { _service: service, session, fs, chosen, socket, metrics, notes })
+    }
+
+    /// What does not work though the mount does.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Where counters are served over HTTP.
+    #[must_use]
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_ref().map(SocketFile::path)
     }
 
     /// Why FUSE.
@@ -64,22 +122,58 @@ impl Server {
         let signals = Signals::catch(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])
             .map_err(|error| Error::Io { doing: "catch signals", error })?;
         if let Some(unmounter) = self.unmounter() {
+            let socket = self.socket.clone();
             // Ends with the process: it waits for signals all its life.
             std::thread::Builder::new()
                 .name(String::from("signals"))
-                .spawn(move || unmount_on_signal(signals, &unmounter, &say))
+                .spawn(move || unmount_on_signal(signals, &unmounter, socket.as_ref(), &say))
                 .map_err(|error| Error::Io { doing: "start a thread", error })?;
         }
         self.run()
     }
 }
 
-fn unmount_on_signal(signals: Signals, unmounter: &Unmounter, say: &dyn Fn(&str)) {
+/// Sets up what the service thread needs besides the control socket, and what `get` tells of it.
+fn duties(options: &MountOptions) -> Result<(Duties, Vec<(&'static str, String)>)> {
+    let mut duties = Duties::default();
+    let mut facts = Vec::new();
+    if let Some(percent) = options.fuse.psi {
+        let watch = MemoryPressure::watch(percent)
+            .map_err(|error| Error::Io { doing: "watch memory pressure (psi)", error })?;
+        let how = if watch.has_trigger() { "" } else { " (polled)" };
+        facts.push(("psi", format!("{percent}%{how}")));
+        duties.pressure = Some(watch);
+    }
+    if let Some(address) = options.fuse.metrics {
+        let fail = |error| Error::Io { doing: "serve metrics", error };
+        let listener = TcpListener::bind(address).map_err(fail)?;
+        listener.set_nonblocking(true).map_err(fail)?;
+        facts.push(("metrics", listener.local_addr().map_err(fail)?.to_string()));
+        duties.http = Some(listener);
+    }
+    if let Some((path, interval)) = &options.fuse.metrics_file {
+        let file =
+            MetricsFile::new(path).map_err(|error| Error::Open { path: path.clone(), error })?;
+        facts.push(("metrics_file", path.display().to_string()));
+        duties.file = Some((file, *interval));
+    }
+    Ok((duties, facts))
+}
+
+fn unmount_on_signal(
+    signals: Signals,
+    unmounter: &Unmounter,
+    socket: Option<&SocketFile>,
+    say: &dyn Fn(&str),
+) {
     let mut detached = false;
     while let Ok(Some(_)) = signals.wait(None) {
         if detached {
             say("ended while files were in use");
             // Whoever still reads gets an error now; that is what the second signal asks for.
+            if let Some(socket) = socket {
+                socket.remove();
+            }
             std::process::exit(1);
         }
         if unmounter.unmount(UnmountFlags::default()).is_ok() {

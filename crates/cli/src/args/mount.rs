@@ -5,6 +5,7 @@ use super::look::ImageArgs;
 use crate::size;
 use clap::Args;
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Mount an image
@@ -17,14 +18,43 @@ use std::path::PathBuf;
   ferrofs mount --fuse --foreground --cache 256M image.erofs /mnt
   ferrofs mount --device data.blob image.erofs /mnt
   ferrofs mount -o nosuid,nodev,cache_strategy=readahead image.erofs /mnt
+  ferrofs mount --fuse -o cache_strategy=split,cache=256M,psi --metrics 9100 image.erofs /mnt
+  ferrofs mount -o remount,cache_strategy=disabled /mnt
+
+Mount options of any mount: device=FILE, fsoffset=BYTES, nosuid, nodev, noexec, noatime and
+the others of mount(8); remount changes the mount that is there.
+
+Of mounts by the kernel: user_xattr, acl, dax, directio, fsid, domain_id, inode_share and
+  cache_strategy=disabled|readahead|readaround
+
+Of mounts by FUSE; those with a star can change while it is mounted, by remount or `ferrofs ctl`:
+  cache_strategy=disabled|readahead|readaround|split
+                     * compressed data kept in memory: none; what the kernel's EROFS keeps by these
+                       names; or (split, the default) what saves more, out of one budget
+  cache_rule=current|original
+                     * what the kernel's names mean: as since Linux 6.6, or as from 2019 on
+  cache=SIZE         * memory for compressed and decoded data
+  sync_decompress=auto|always|never
+                     * whether readers decode themselves: if their request is small, always alone, or
+                       always with the help of workers
+  sync_bytes=SIZE    * what is small [12K]
+  readmore, noreadmore
+                     * decode what is read ahead to the end of its last compressed piece, and keep it
+  merge=SIZE         * largest read of the image file or device [1M]
+  workers=N            threads that help with decoding [as many as processors]
+  psi[=PERCENT]        give up cached data while somebody waits for memory for more than this part of
+                       the time [10]; it grows back slowly
+  allow_other, clone_fd, max_threads=N, max_read=BYTES, fsname=TEXT, subtype=TEXT
+                       as in libfuse
 
 A FUSE server unmounts when it gets SIGINT, SIGTERM or SIGHUP.")]
 pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
 
-    /// The directory to mount on
-    pub(crate) target: PathBuf,
+    /// The directory to mount on. `-o remount` needs it alone
+    #[arg(required_unless_present = "options")]
+    pub(crate) target: Option<PathBuf>,
 
     /// By the kernel or not at all
     #[arg(long, conflicts_with = "fuse")]
@@ -38,11 +68,11 @@ pub(crate) struct MountArgs {
     #[arg(short, long)]
     pub(crate) foreground: bool,
 
-    /// Mount options, separated by commas: those of mount(8) and of the kernel's EROFS
+    /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
 
-    /// Memory of the FUSE server for decoded data [default: 1/16 of the machine's, 64M to 1G]
+    /// Memory of the FUSE server for cached data [default: 1/16 of the machine's, 64M to 1G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) cache: Option<u64>,
 
@@ -54,9 +84,31 @@ pub(crate) struct MountArgs {
     #[arg(long)]
     pub(crate) allow_other: bool,
 
+    /// Serve the FUSE server's counters for Prometheus, over HTTP; a port alone is this machine's
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = address)]
+    pub(crate) metrics: Option<SocketAddr>,
+
+    /// Write the FUSE server's counters to a file again and again, for node_exporter's textfile
+    /// collector (whose files end in .prom)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics_file: Option<PathBuf>,
+
+    /// How often
+    #[arg(long, value_name = "SECONDS", default_value = "15", requires = "metrics_file",
+          value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) metrics_interval: u32,
+
     /// Do not say what was chosen
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// `9100`, `127.0.0.1:9100`, `[::]:9100`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| format!("`{text}` is neither a port nor ADDRESS:PORT"))
 }
 
 /// Unmount an image
@@ -73,4 +125,18 @@ pub(crate) struct UmountArgs {
     /// Detach it even if it is in use; it ends with its last user
     #[arg(short, long)]
     pub(crate) lazy: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_this_machines() {
+        assert_eq!(address("9100").unwrap().to_string(), "127.0.0.1:9100");
+        assert_eq!(address("[::]:0").unwrap().to_string(), "[::]:0");
+        for bad in ["", "x", "localhost:1", "1.2.3.4", "65536"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
 }

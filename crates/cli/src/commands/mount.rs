@@ -2,10 +2,11 @@
 //! `mount` and `umount`.
 
 use crate::args::{MountArgs, UmountArgs};
-use crate::errors;
+use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{Chosen, FusePlan, MountMethod, MountOptions, MountSpec, Outcome};
+use std::time::Duration;
 
 /// How a server is to run.
 #[derive(Clone, Copy, Debug)]
@@ -30,22 +31,45 @@ impl Running<'_> {
 
 pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
     let mut options = MountOptions::default();
-    if let Some(bytes) = args.cache {
-        options.fuse.cache_bytes = bytes;
-    }
+    options.engine.cache_bytes = args.cache;
     options.fuse.threads_max = args.threads;
+    if args.threads.is_some() {
+        options.fixed = Some(String::from("--threads"));
+    }
     if args.allow_other {
         options.fuse.allow_other = Some(true);
+    }
+    if let Some(address) = args.metrics {
+        options.fuse.metrics = Some(address);
+        options.fuse_only = Some(String::from("--metrics"));
+        options.fixed.clone_from(&options.fuse_only);
+    }
+    if let Some(path) = args.metrics_file {
+        options.fuse.metrics_file = Some((path, Duration::from_secs(args.metrics_interval.into())));
+        options.fuse_only = Some(String::from("--metrics-file"));
+        options.fixed.clone_from(&options.fuse_only);
     }
     for text in &args.options {
         options.add(text)?;
     }
+    let files = args.image.files();
+    let target = match args.target {
+        Some(target) => target,
+        // The one path that `-o remount` needs.
+        None if options.remount => files.image.clone(),
+        None => {
+            return Err(Advice::error(
+                "no directory is given to mount on",
+                "ferrofs mount -o OPTIONS IMAGE DIRECTORY",
+            ));
+        }
+    };
     let method = match (args.kernel, args.fuse) {
         (true, _) => MountMethod::Kernel,
         (_, true) => MountMethod::Fuse,
         _ => MountMethod::Auto,
     };
-    let spec = MountSpec { files: args.image.files(), target: args.target, method, options };
+    let spec = MountSpec { files, target, method, options };
     let running = Running {
         program: "ferrofs",
         foreground: args.foreground,
@@ -57,6 +81,10 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
 
 /// Mounts, and serves if that is to be done by FUSE.
 pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8> {
+    if spec.options.remount {
+        ferrofs_serve::remount(&spec.target, &spec.options)?;
+        return Ok(0);
+    }
     match ferrofs_serve::mount(spec)? {
         Outcome::Kernel(chosen) => {
             running.tell(&chosen);
@@ -98,6 +126,14 @@ fn start(
     }
     let server = plan.start()?;
     running.tell(server.chosen());
+    if !running.quiet {
+        if let Some(address) = server.metrics() {
+            eprintln!("{}: metrics are at http://{address}/metrics", running.program);
+        }
+        for note in server.notes() {
+            eprintln!("{}: {note}", running.program);
+        }
+    }
     if let Some(readiness) = waiting.and_then(Option::take) {
         readiness.ready().context("cannot tell the waiting process")?;
     }
