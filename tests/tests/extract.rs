@@ -2,7 +2,7 @@
 //! Extraction: golden images come back as their manifests say, and hostile ones stay inside.
 
 use ferrofs_check::{
-    CheckOptions, Context, ExtractOptions, ExtractReport, ProblemKind, check, extract,
+    CheckOptions, Context, ExtractOptions, ExtractReport, ProblemKind, Progress, check, extract,
 };
 use ferrofs_engine::{Engine, EngineConfig};
 use ferrofs_image::format::chunk::{Chunk, ChunkFormat};
@@ -15,6 +15,7 @@ use ferrofs_tests::manifest::Manifest;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 fn open(golden: &Golden, name: &str) -> Arc<Image> {
     let options = golden
@@ -237,6 +238,42 @@ fn large_files_are_shared_between_threads() {
     assert!(!report.complete);
     assert_eq!(report.problems[0].kind, ProblemKind::Limit);
     assert!(!folder.path().join("target/large").exists(), "not left half written");
+}
+
+/// Cancels once so many bytes were written.
+struct Until<'a> {
+    left: AtomicI64,
+    cancel: &'a AtomicBool,
+}
+
+impl Progress for Until<'_> {
+    fn bytes(&self, count: u64) {
+        if self.left.fetch_sub(count as i64, Ordering::Relaxed) < count as i64 {
+            self.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn cancelled_jobs_leave_whole_files_only() {
+    let (bytes, content) = repeated();
+    // In the middle of the large file, whose parts several threads write.
+    for megabytes in [1, 9, 17] {
+        let cancel = AtomicBool::new(false);
+        let progress = Until { left: AtomicI64::new(megabytes << 20), cancel: &cancel };
+        let folder = tempfile::tempdir().unwrap();
+        let image = Arc::new(Image::open(bytes.clone()).unwrap());
+        let engine = Engine::new(image, EngineConfig::default());
+        let context = Context { workers: 3, progress: Some(&progress), cancel: Some(&cancel) };
+        let report = extract(&engine, folder.path(), &ExtractOptions::default(), context).unwrap();
+        let large = folder.path().join("large");
+        if report.complete {
+            assert!(std::fs::read(large).unwrap() == content);
+        } else {
+            assert!(!large.exists(), "half of it after {megabytes} MiB");
+            assert_eq!(report.problems_total, 0, "{report:?}");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! Content of regular files: what is stored is read in pieces that end where extents end, so that
 //! each pcluster is decoded once and straight into the buffer, and written where it belongs.
 
-use super::walk::{Failure, Job};
+use super::problem::Failure;
+use super::walk::Job;
 use ferrofs_engine::OpenFile;
 use ferrofs_image::Source;
 use std::fs::File;

@@ -13,8 +13,11 @@
 
 mod attributes;
 mod content;
+mod files;
 mod links;
+mod problem;
 mod special;
+mod target;
 mod walk;
 
 use crate::{Context, Error, RawPath, Result};

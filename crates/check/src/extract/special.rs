@@ -3,7 +3,8 @@
 //! and replacing what exists, if that is allowed.
 
 use super::attributes::On;
-use super::walk::{Failure, Job};
+use super::problem::Failure;
+use super::walk::Job;
 use crate::dirs::Dir;
 use ferrofs_image::Inode;
 use ferrofs_image::format::inode::FileType;

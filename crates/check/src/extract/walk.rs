@@ -2,54 +2,29 @@
 //! The walk over directories, and what becomes of each entry.
 
 use super::attributes::{On, Policy};
-use super::content::{STEP, Segment};
+use super::content::Segment;
+use super::files::Large;
 use super::links::{Links, Name, Turn};
+use super::problem::Failure;
+use super::target::{open_target, trail};
 use super::{ExtractOptions, ExtractReport, Problem, ProblemKind};
 use crate::dirs::{Descriptors, Dir};
 use crate::nidset::NidSet;
 use crate::pool::{self, Tasks};
 use crate::{Context, Error, RawPath, Result};
-use ferrofs_engine::{Engine, OpenFile};
+use ferrofs_engine::Engine;
 use ferrofs_image::format::inode::FileType;
 use ferrofs_image::{Entry, Image, Inode, Nid};
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries of a directory taken at once.
 const BATCH: usize = 256;
 /// With fewer files left than this, a batch is not split between threads.
 const SPLIT_MIN: usize = 4;
-/// Files from here on are looked through for blocks of zeros.
-const SPARSE_MIN: u64 = 256 << 10;
-
-/// Why a file could not be made whole.
-#[derive(Debug)]
-pub(super) enum Failure {
-    Image(ferrofs_image::Error),
-    Io(io::Error),
-    Short { offset: u64 },
-    BytesMax,
-    Stopped,
-}
-
-impl From<ferrofs_image::Error> for Failure {
-    fn from(error: ferrofs_image::Error) -> Self {
-        Self::Image(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Totals {
@@ -70,15 +45,15 @@ pub(super) struct Job<'a> {
     pub(super) context: Context<'a>,
     pub(super) policy: Policy,
     pub(super) totals: Totals,
-    descriptors: Descriptors,
-    links: Links,
+    pub(super) descriptors: Descriptors,
+    pub(super) links: Links,
     directories: Mutex<NidSet>,
     /// Directories that their owner may not enter: they get their attributes last, since hard links
     /// may still lead to files in them.
     late: Mutex<Vec<Arc<Dir>>>,
-    problems: Mutex<Vec<Problem>>,
-    problems_total: AtomicU64,
-    stopped: AtomicBool,
+    pub(super) problems: Mutex<Vec<Problem>>,
+    pub(super) problems_total: AtomicU64,
+    pub(super) stopped: AtomicBool,
     first: Mutex<Option<Task>>,
 }
 
@@ -92,23 +67,11 @@ pub(super) enum Task {
     Large { file: Arc<Large>, start: u64 },
 }
 
-/// A file that several threads write.
-#[derive(Debug)]
-pub(super) struct Large {
-    dir: Arc<Dir>,
-    name: Box<[u8]>,
-    inode: Inode,
-    source: OpenFile,
-    target: File,
-    pending: AtomicUsize,
-    failed: AtomicBool,
-}
-
 /// Memory of one thread, reused.
 #[derive(Debug, Default)]
 pub(super) struct Worker {
-    segments: Vec<Segment>,
-    buf: Vec<u8>,
+    pub(super) segments: Vec<Segment>,
+    pub(super) buf: Vec<u8>,
 }
 
 impl<'a> Job<'a> {
@@ -344,7 +307,7 @@ impl<'a> Job<'a> {
         tasks: &Tasks<Task>,
         worker: &mut Worker,
         dir: &Arc<Dir>,
-        fd: &OwnedFd,
+        fd: &Arc<OwnedFd>,
         mut entries: Vec<Entry>,
     ) {
         self.context.entries(entries.len() as u64);
@@ -371,7 +334,7 @@ impl<'a> Job<'a> {
         tasks: &Tasks<Task>,
         worker: &mut Worker,
         dir: &Arc<Dir>,
-        fd: &OwnedFd,
+        fd: &Arc<OwnedFd>,
         entry: &Entry,
     ) {
         let at = Some((&entry.name[..], entry.nid));
@@ -408,165 +371,8 @@ impl<'a> Job<'a> {
         self.conclude(dir, &entry.name, &inode, &result);
     }
 
-    /// Makes a regular file; whether it is complete.
-    fn regular(
-        &self,
-        tasks: &Tasks<Task>,
-        worker: &mut Worker,
-        dir: &Arc<Dir>,
-        fd: &OwnedFd,
-        name: &[u8],
-        inode: &Inode,
-    ) -> std::result::Result<bool, Failure> {
-        let source = self.engine.open(inode)?;
-        let target = File::from(self.create(fd, name, self.policy.first_mode(inode))?);
-        let sparse = self.options.sparse && inode.size >= SPARSE_MIN;
-        if inode.size > STEP {
-            if let Err(error) = target.set_len(inode.size) {
-                self.discard(fd.as_fd(), name);
-                return Err(error.into());
-            }
-            dir.hold();
-            let large = Large {
-                dir: Arc::clone(dir),
-                name: name.into(),
-                inode: *inode,
-                source,
-                target,
-                pending: AtomicUsize::new(1),
-                failed: AtomicBool::new(false),
-            };
-            self.large(tasks, worker, Arc::new(large), 0);
-            return Ok(false);
-        }
-        let written = self.small(worker, &source, &target, sparse);
-        if let Err(failure) = written {
-            self.discard(fd.as_fd(), name);
-            return Err(failure);
-        }
-        self.set_attributes(On::File(target.as_fd()), inode, |kind, text, errno| {
-            self.problem(dir, Some((name, inode.nid)), kind, text, errno);
-        });
-        Ok(true)
-    }
-
-    fn small(
-        &self,
-        worker: &mut Worker,
-        source: &OpenFile,
-        target: &File,
-        sparse: bool,
-    ) -> std::result::Result<(), Failure> {
-        let size = source.size();
-        let Worker { segments, buf } = worker;
-        let (mut offset, mut written) = (0, 0);
-        while offset < size {
-            offset = self.plan(source, offset, segments)?;
-            self.copy(source, target, segments, sparse, buf)?;
-            written = segments.last().map_or(written, Segment::end);
-        }
-        if sparse || written < size {
-            target.set_len(size)?;
-        }
-        Ok(())
-    }
-
-    /// One step of a large file.
-    fn large(&self, tasks: &Tasks<Task>, worker: &mut Worker, file: Arc<Large>, start: u64) {
-        let Worker { segments, buf } = worker;
-        if !file.failed.load(Ordering::Relaxed) {
-            let result = self.plan(&file.source, start, segments).map_err(Failure::Image);
-            let result = result.and_then(|next| {
-                if next < file.inode.size {
-                    file.pending.fetch_add(1, Ordering::Relaxed);
-                    tasks.push(Task::Large { file: Arc::clone(&file), start: next });
-                }
-                self.copy(&file.source, &file.target, segments, self.options.sparse, buf)
-            });
-            if let Err(failure) = result
-                && !file.failed.swap(true, Ordering::Relaxed)
-            {
-                self.fail(&file.dir, Some((&file.name, file.inode.nid)), &failure);
-            }
-        }
-        if file.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.finish_large(&file);
-            if let Some(file) = Arc::into_inner(file) {
-                self.release(file.dir);
-            }
-        }
-    }
-
-    fn finish_large(&self, file: &Large) {
-        let Large { dir, name, inode, target, .. } = file;
-        if file.failed.load(Ordering::Relaxed) {
-            if let Ok(fd) = self.descriptors.get(dir) {
-                self.discard(fd.as_fd(), name);
-            }
-            self.settle(dir, name, inode, false);
-            return;
-        }
-        self.set_attributes(On::File(target.as_fd()), inode, |kind, text, errno| {
-            self.problem(dir, Some((name, inode.nid)), kind, text, errno);
-        });
-        self.conclude(dir, name, inode, &Ok(()));
-    }
-
-    /// Counts what was made, or reports why it was not; links its other names.
-    fn conclude(
-        &self,
-        dir: &Arc<Dir>,
-        name: &[u8],
-        inode: &Inode,
-        result: &std::result::Result<(), Failure>,
-    ) {
-        let counter = match inode.file_type {
-            FileType::Regular => &self.totals.files,
-            FileType::Symlink => &self.totals.symlinks,
-            _ => &self.totals.specials,
-        };
-        match result {
-            Ok(()) => {
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(failure) => self.fail(dir, Some((name, inode.nid)), failure),
-        }
-        self.settle(dir, name, inode, result.is_ok());
-    }
-
-    /// Does what waits for the first name of an inode.
-    fn settle(&self, dir: &Arc<Dir>, name: &[u8], inode: &Inode, made: bool) {
-        if inode.nlink <= 1 {
-            return;
-        }
-        let first = Name { dir: Arc::clone(dir), name: name.into() };
-        for waiting in self.links.made(inode.nid, made.then(|| first.clone())) {
-            if made {
-                self.link(&first, &waiting.dir, &waiting.name, inode.nid);
-            } else {
-                let text = "the file that this is a hard link to could not be made".into();
-                let at = Some((&waiting.name[..], inode.nid));
-                self.problem(&waiting.dir, at, ProblemKind::Image, text, None);
-            }
-            self.release(waiting.dir);
-        }
-    }
-
-    fn link(&self, first: &Name, dir: &Arc<Dir>, name: &[u8], nid: Nid) {
-        let result = self.descriptors.get(&first.dir).and_then(|from| {
-            let to = self.descriptors.get(dir)?;
-            self.make_link(&from, &first.name, &to, name)
-        });
-        match result {
-            Ok(()) => {
-                self.totals.hard_links.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => self.fail(dir, Some((name, nid)), &Failure::Io(error)),
-        }
-    }
-
     /// Ends a task of `dir`; ends the directory, and those above, if it was the last.
-    fn release(&self, dir: Arc<Dir>) {
+    pub(super) fn release(&self, dir: Arc<Dir>) {
         let mut next = Some(dir);
         while let Some(dir) = next {
             if !dir.release() {
@@ -592,111 +398,4 @@ impl<'a> Job<'a> {
         }
         dir.close();
     }
-
-    /// Reports a failure at `at` in `dir`, or of `dir` itself.
-    fn fail(&self, dir: &Dir, at: Option<(&[u8], Nid)>, failure: &Failure) {
-        let (kind, text, errno) = match failure {
-            Failure::Stopped => return,
-            Failure::Image(error @ ferrofs_image::Error::Io { errno, .. }) => {
-                (ProblemKind::Read, error.to_string(), *errno)
-            }
-            Failure::Image(error) => (ProblemKind::Image, error.to_string(), None),
-            Failure::Short { offset } => {
-                (ProblemKind::Image, format!("content ends early, at byte {offset}"), None)
-            }
-            Failure::BytesMax => {
-                let max = self.options.bytes_max.unwrap_or(0);
-                (ProblemKind::Limit, format!("more than {max} bytes would be written"), None)
-            }
-            Failure::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                (ProblemKind::Exists, error.to_string(), error.raw_os_error())
-            }
-            Failure::Io(error) => {
-                (ProblemKind::Write, format!("cannot write: {error}"), error.raw_os_error())
-            }
-        };
-        self.problem(dir, at, kind, text, errno);
-        // What comes next would fail, too.
-        let hopeless = match failure {
-            Failure::BytesMax => true,
-            Failure::Io(error) => matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::ReadOnlyFilesystem
-            ),
-            _ => false,
-        };
-        if hopeless {
-            self.stopped.store(true, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn problem(
-        &self,
-        dir: &Dir,
-        at: Option<(&[u8], Nid)>,
-        kind: ProblemKind,
-        detail: String,
-        errno: Option<i32>,
-    ) {
-        self.problems_total.fetch_add(1, Ordering::Relaxed);
-        if !self.options.continue_on_error {
-            self.stopped.store(true, Ordering::Relaxed);
-        }
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if problems.len() < self.options.problems_max {
-            let path = dir.path();
-            let (path, nid) = match at {
-                Some((name, nid)) => (path.join(name), nid.0),
-                None => (path, dir.inode.map_or(0, |inode| inode.nid.0)),
-            };
-            problems.push(Problem { path, nid, kind, detail, errno });
-        }
-    }
-
-    /// Removes a file that is not complete.
-    fn discard(&self, fd: BorrowedFd<'_>, name: &[u8]) {
-        if !self.options.keep_broken {
-            // If it cannot be removed, the problem that led here is reported anyway.
-            let _ = ferrofs_linux::at::unlink(fd, OsStr::from_bytes(name));
-        }
-    }
-}
-
-/// Names and inodes from the root down to `path`.
-fn trail(image: &Image, path: &[u8]) -> Result<Vec<(Vec<u8>, Inode)>> {
-    let mut trail = vec![(vec![], image.inode(image.root())?)];
-    for name in path.split(|&byte| byte == b'/') {
-        if matches!(name, b"" | b".") {
-            continue;
-        }
-        let failed = |source| Error::Path { path: RawPath::from(path), source };
-        if name == b".." {
-            return Err(failed(ferrofs_image::Error::NotFound));
-        }
-        let (_, parent) = trail[trail.len() - 1];
-        let entry = image.directory(&parent).and_then(|directory| directory.lookup(name));
-        let entry = entry.and_then(|entry| entry.ok_or(ferrofs_image::Error::NotFound));
-        let inode = entry.and_then(|entry| image.inode(entry.nid)).map_err(failed)?;
-        trail.push((name.to_vec(), inode));
-    }
-    Ok(trail)
-}
-
-/// Opens the target, makes it if it is missing.
-fn open_target(target: &Path, overwrite: bool) -> Result<OwnedFd> {
-    let path = || RawPath::from(target.as_os_str().as_bytes());
-    let failed = |doing, source| Error::Io { doing, path: path(), source };
-    match std::fs::create_dir(target) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let mut entries = std::fs::read_dir(target).map_err(|error| failed("read", error))?;
-            if !overwrite && entries.next().is_some() {
-                return Err(Error::NotEmpty { path: path() });
-            }
-        }
-        Err(error) => return Err(failed("make directory", error)),
-    }
-    File::open(target).map(OwnedFd::from).map_err(|error| failed("open", error))
 }
