@@ -41,6 +41,8 @@ pub enum Error {
     Codec(EncodeError),
     /// A thread of the build died.
     Worker,
+    /// [`Progress::is_cancelled`](crate::Progress::is_cancelled) said so.
+    Cancelled,
 }
 
 /// What is wrong with options.
@@ -120,6 +122,7 @@ impl fmt::Display for Error {
             Self::Format(error) => error.fmt(f),
             Self::Codec(error) => error.fmt(f),
             Self::Worker => f.write_str("a worker thread died"),
+            Self::Cancelled => f.write_str("interrupted"),
         }
     }
 }

@@ -119,6 +119,9 @@ pub fn build(
         start: data_start,
     };
     let written = data.run(spool, &mut report, progress)?;
+    if progress.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
     report.data_time = started.elapsed();
 
     progress.phase(Phase::Metadata);

@@ -11,6 +11,12 @@ pub trait Progress {
 
     /// So much file data is done, of so much.
     fn advance(&mut self, _done: Done) {}
+
+    /// Whether the build is to end with [`Error::Cancelled`](crate::Error::Cancelled). Asked again and
+    /// again while data is written.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// Says nothing to anyone.

@@ -14,8 +14,8 @@ use ferrofs_format::BlockBits;
 use proptest::prelude::*;
 
 use crate::{
-    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Error, InodeForm, PclusterHint,
-    Phase, Progress, Regex, Silent, Target, Uuid, XattrOptions, build,
+    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Done, Error, InodeForm,
+    PclusterHint, Phase, Progress, Regex, Silent, Target, Uuid, XattrOptions, build,
 };
 use model::{Dice, Model};
 
@@ -235,4 +235,36 @@ fn progress_ends_where_it_said() {
     assert_eq!(log.0, [Phase::Plan, Phase::Data, Phase::Metadata, Phase::Finish]);
     assert_eq!((log.1.bytes, log.1.files), (log.1.bytes_total, log.1.files_total));
     assert!(log.1.files > 0);
+}
+
+/// Says that it is enough after the first data.
+#[derive(Default)]
+struct Enough(bool);
+
+impl Progress for Enough {
+    fn advance(&mut self, _: Done) {
+        self.0 = true;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0
+    }
+}
+
+#[test]
+fn a_cancelled_build_leaves_what_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::write(&image, b"precious").unwrap();
+    let mut model = Model::default();
+    for index in 0..40 {
+        model.file(&format!("f{index}"), vec![index; 1 << 20]);
+    }
+    let (tree, source) = model.tree();
+    let target = Target { image: &image, blob: None };
+    let options = BuildOptions::default();
+    let result = build(&tree, &source, &options, target, &mut Enough::default());
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert_eq!(std::fs::read(&image).unwrap(), b"precious");
+    assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 }

@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod errors;
 mod hints;
+mod interrupt;
 mod json;
 mod output;
 mod personality;
@@ -50,7 +51,7 @@ fn run(words: &[OsString]) -> u8 {
         Err(error) if errors::is_broken_pipe(&error) => 0,
         Err(error) => {
             errors::print("ferrofs", &error);
-            failed
+            interrupt::code().unwrap_or(failed)
         }
     }
 }

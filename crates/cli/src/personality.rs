@@ -14,6 +14,7 @@ mod mkfs;
 mod mount;
 
 use crate::errors::{self, Advice};
+use crate::interrupt;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -66,7 +67,7 @@ impl Tool {
             Err(error) if errors::is_broken_pipe(&error) => 0,
             Err(error) => {
                 errors::print(self.name(), &error);
-                1
+                interrupt::code().unwrap_or(1)
             }
         }
     }

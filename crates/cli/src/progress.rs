@@ -64,6 +64,10 @@ impl ferrofs_build::Progress for Bar {
         }
         self.bar.set_position(done.bytes);
     }
+
+    fn is_cancelled(&self) -> bool {
+        crate::interrupt::requested()
+    }
 }
 
 /// The total is not known: what is done, and how fast.

@@ -42,6 +42,7 @@ impl Job {
         self.walk.avoid.extend(self.blob.clone());
         let walked = Walk::run(&self.source, &self.walk)?;
         let target = Target { image: &self.image, blob: self.blob.as_deref() };
+        crate::interrupt::watch();
         let report = ferrofs_build::build(&walked.tree, &walked.source, &self.options, target, bar)
             .with_context(|| format!("no image was made of {}", self.source.display()))?;
         bar.finish();

@@ -4,7 +4,7 @@
 use crate::args::ExtractArgs;
 use crate::output::Out;
 use crate::progress::Bar;
-use crate::{json, size};
+use crate::{interrupt, json, size};
 use ferrofs_check::{Context, ExtractOptions, ExtractReport};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +31,8 @@ pub(crate) fn run(args: &ExtractArgs) -> anyhow::Result<u8> {
     };
     let engine = ferrofs_check::engine(Arc::new(image), args.memory);
     let bar = Bar::new(args.quiet || args.json, "extracting");
-    let context = Context { workers: args.workers, progress: Some(&bar), cancel: None };
+    let cancel = Some(interrupt::watch());
+    let context = Context { workers: args.workers, progress: Some(&bar), cancel };
     let report = ferrofs_check::extract(&engine, &args.directory, &options, context)?;
     drop(bar);
     if args.json {
@@ -39,7 +40,20 @@ pub(crate) fn run(args: &ExtractArgs) -> anyhow::Result<u8> {
     } else {
         tell(&report, args.quiet)?;
     }
-    Ok(u8::from(!report.is_clean()))
+    Ok(code(&report))
+}
+
+/// The exit code; says so if the job was interrupted.
+pub(crate) fn code(report: &ExtractReport) -> u8 {
+    match interrupt::code() {
+        Some(code) if !report.complete => {
+            eprintln!(
+                "ferrofs: interrupted: what is in the directory is whole, but not everything"
+            );
+            code
+        }
+        _ => u8::from(!report.is_clean()),
+    }
 }
 
 fn tell(report: &ExtractReport, quiet: bool) -> std::io::Result<()> {

@@ -216,7 +216,8 @@ fn unpack(request: &Request, target: &Path) -> anyhow::Result<bool> {
     let image = Arc::new(request.files.open_whole()?);
     let engine = ferrofs_check::engine(Arc::clone(&image), 64 << 20);
     let bar = Bar::new(request.verbosity == 0, "extracting");
-    let context = Context { workers: 0, progress: Some(&bar), cancel: None };
+    let cancel = Some(crate::interrupt::watch());
+    let context = Context { workers: 0, progress: Some(&bar), cancel };
     let report = ferrofs_check::extract(&engine, target, &request.extract, context)?;
     drop(bar);
     extract::print_problems(&report);

@@ -160,3 +160,32 @@ fn reports_agree() {
         assert!(report.contains("\"directories\": 3,"), "{report}");
     }
 }
+
+/// Ctrl-C: the old image stays, nothing else does, and the exit code is that of shells.
+#[test]
+fn an_interrupted_build_leaves_what_was_there() {
+    use std::os::unix::process::ExitStatusExt;
+    let scratch = Scratch::new();
+    let (tree, image) = (scratch.path("big"), scratch.path("i"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(&image, "precious").unwrap();
+    let mut state = 1u64;
+    for index in 0..64 {
+        let words = (0..256 << 10).flat_map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            [b'a' + (state >> 60) as u8, b'e', b' ', b'a' + (state >> 56) as u8 % 7]
+        });
+        fs::write(tree.join(index.to_string()), words.collect::<Vec<u8>>()).unwrap();
+    }
+    let words = ["build".as_ref(), tree.as_os_str(), "-o".as_ref(), image.as_os_str()];
+    let slow = ["-z", "zstd,19", "-C", "1M", "-j", "1"].map(std::ffi::OsStr::new);
+    let mut child = crate::command(&[&words[..], &slow[..]].concat()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    // On a slow machine it may not have begun to write: then the signal ends it as always.
+    assert!(status.code() == Some(130) || status.signal() == Some(2), "{status:?}");
+    assert_eq!(fs::read(&image).unwrap(), b"precious");
+    assert_eq!(fs::read_dir(scratch.folder.path()).unwrap().count(), 3);
+}
