@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 fn open(golden: &Golden, name: &str) -> Arc<Image> {
     let options = golden
@@ -150,7 +151,11 @@ fn read_and_compare(engine: &Engine, inode: &Inode, whole: &[u8], random: &mut L
 }
 
 /// Eight readers, while strategies, limits and settings change and caches are dropped.
-fn race(name: &str, rounds: u64, change: impl Fn(&Engine, &mut Lcg) + Sync) -> (u64, EngineStats) {
+fn race(
+    name: &str,
+    goes_on: impl Fn(u64) -> bool + Sync,
+    change: impl Fn(&Engine, &mut Lcg) + Sync,
+) -> (u64, EngineStats) {
     let golden = Golden::unpack();
     let image = open(&golden, name);
     let files = regular_files(&image);
@@ -165,11 +170,11 @@ fn race(name: &str, rounds: u64, change: impl Fn(&Engine, &mut Lcg) + Sync) -> (
     let failed = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for reader in 0..8 {
-            let (engine, files, whole, change, failed) =
-                (&engine, &files, &whole, &change, &failed);
+            let (engine, files, whole) = (&engine, &files, &whole);
+            let (change, failed, goes_on) = (&change, &failed, &goes_on);
             scope.spawn(move || {
                 let mut random = Lcg(reader);
-                for round in 0..rounds {
+                for round in (0..).take_while(|round| goes_on(*round)) {
                     // Half of the readers want the same few files, to meet each other.
                     let some = if reader % 2 == 0 { 3.min(files.len()) } else { files.len() };
                     let index = random.below(some as u64) as usize;
@@ -213,35 +218,49 @@ fn change_everything(engine: &Engine, random: &mut Lcg) {
 #[test]
 fn readers_race_while_everything_changes() {
     for name in ["lz4-dedupe-fragments-64k", "zstd-1m-all-fragments-dedupe", "lz4-64k-legacy"] {
-        let (failed, stats) = race(name, 300, change_everything);
+        let (failed, stats) = race(name, |round| round < 300, change_everything);
         assert_eq!(failed, 0, "{name}");
         assert!(stats.decodes > 0 && stats.extent_hits > 0, "{name}: {stats:?}");
     }
 }
 
-#[test]
-fn faults_cost_only_the_bytes_that_need_what_failed() {
-    let faults = [
+/// Changes everything, and which faults strike.
+fn change_faults(engine: &Engine, random: &mut Lcg) {
+    change_everything(engine, random);
+    engine.clear_faults();
+    for fault in [
         "read-error,probability=0.05",
         "short-read,probability=0.05",
         "no-memory,probability=0.05",
         "decode,probability=0.05",
         "delay=1ms,probability=0.02",
         "read-error,nth=3",
-    ];
+    ] {
+        if random.below(2) == 0 {
+            engine.inject(fault.parse().unwrap());
+        }
+    }
+}
+
+#[test]
+fn faults_cost_only_the_bytes_that_need_what_failed() {
     for name in ["lz4-dedupe-fragments-64k", "zstd-1m-all-fragments-dedupe"] {
-        let (failed, stats) = race(name, 200, |engine, random| {
-            change_everything(engine, random);
-            engine.clear_faults();
-            for fault in faults {
-                if random.below(2) == 0 {
-                    engine.inject(fault.parse().unwrap());
-                }
-            }
-        });
+        let (failed, stats) = race(name, |round| round < 200, change_faults);
         assert!(failed > 0 && stats.failed_requests > 0, "{name}: {stats:?}");
         assert!(stats.io_failures > 0 && stats.decode_failures > 0, "{name}: {stats:?}");
     }
+}
+
+/// The same for long: a minute in CI, ten by `make soak`, else a few seconds.
+#[test]
+fn soak_with_faults() {
+    let set = std::env::var("FERROFS_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = set.unwrap_or(if std::env::var_os("CI").is_some() { 60 } else { 3 });
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds);
+    let (failed, stats) = race("lz4-dedupe-fragments-64k", |_| Instant::now() < end, change_faults);
+    assert!(failed > 0, "{stats:?}");
+    println!("{} requests, {} failed in part", stats.requests, stats.failed_requests);
 }
 
 /// After faults are gone everything is right again: failures are not kept.
