@@ -24,6 +24,7 @@
 //! limit, and a request no more than its window beside that; nobody waits for another reader while
 //! others may wait for him; failures reach exactly the bytes that needed the pcluster, are never
 //! kept, and the next read tries again.
+#![deny(unsafe_code)]
 
 mod cache;
 mod config;

@@ -5,6 +5,7 @@
 //! jobs of their own ([`Workers::spawn`]) are done when no reader wants help, and readers who wait do
 //! them too ([`Workers::help`]). Threads start when there is work, and end with the engine.
 //! Invariant: when `assist` returns, no worker runs the caller's closure or will.
+#![expect(unsafe_code, reason = "a closure is lent for a time that the compiler cannot see")]
 
 use std::cell::Cell;
 use std::collections::VecDeque;
