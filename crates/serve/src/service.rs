@@ -20,7 +20,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections at a time of each kind; others wait in the kernel's queue.
+/// Connections at a time of each kind; one more, and the oldest is closed: who means well has long had
+/// his answer.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a request may take to come, and an answer to go.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
@@ -110,7 +111,8 @@ impl Thread {
                     return;
                 }
             };
-            for (source, flags) in ready {
+            // Connections before accepts, which may close the oldest of them.
+            for (source, flags) in ready.into_iter().rev() {
                 match source {
                     Source::Stop => return,
                     Source::Control => self.accept_control(),
@@ -136,14 +138,10 @@ impl Thread {
             sources.push(source);
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
-        let free = |http| {
-            self.connections.iter().filter(|one| one.stream.is_http() == http).count()
-                < CONNECTIONS_MAX
-        };
-        if let Some(listener) = self.duties.control.as_ref().filter(|_| free(false)) {
+        if let Some(listener) = &self.duties.control {
             add(Source::Control, listener.socket.as_fd(), PollFlags::IN);
         }
-        if let Some(listener) = self.duties.http.as_ref().filter(|_| free(true)) {
+        if let Some(listener) = &self.duties.http {
             add(Source::Http, listener.as_fd(), PollFlags::IN);
         }
         // Until the next step it is known that there is pressure; the kernel would tell it again.
@@ -172,7 +170,7 @@ impl Thread {
         let me = rustix::process::geteuid().as_raw();
         let permitted = peer_uid(&stream).is_ok_and(|uid| uid == 0 || uid == me);
         if permitted && stream.set_nonblocking(true).is_ok() {
-            self.connections.push(Connection::new(Stream::Control(stream)));
+            self.add(Stream::Control(stream));
         }
     }
 
@@ -180,7 +178,17 @@ impl Thread {
         let Some(listener) = &self.duties.http else { return };
         let Ok((stream, _)) = listener.accept() else { return pause() };
         if stream.set_nonblocking(true).is_ok() {
-            self.connections.push(Connection::new(Stream::Http(stream)));
+            self.add(Stream::Http(stream));
+        }
+    }
+
+    fn add(&mut self, stream: Stream) {
+        let http = stream.is_http();
+        self.connections.push(Connection::new(stream));
+        let same = self.connections.iter().filter(|one| one.stream.is_http() == http).count();
+        let oldest = self.connections.iter().position(|one| one.stream.is_http() == http);
+        if let Some(oldest) = oldest.filter(|_| same > CONNECTIONS_MAX) {
+            self.connections.remove(oldest);
         }
     }
 

@@ -2,6 +2,7 @@
 //! The real binary, as users and scripts call it.
 
 mod build;
+mod ctl;
 mod look;
 mod mount;
 mod personality;

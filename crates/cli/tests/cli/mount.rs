@@ -10,13 +10,13 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// A place to mount on; whatever is there goes at the end.
-struct Target {
+pub(crate) struct Target {
     _folder: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Target {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !is_root() || !Path::new("/dev/fuse").exists() {
             println!("skipped: needs root and /dev/fuse");
             return None;
@@ -27,7 +27,7 @@ impl Target {
         Some(Self { _folder: folder, path })
     }
 
-    fn kind(&self) -> Option<String> {
+    pub(crate) fn kind(&self) -> Option<String> {
         ferrofs_linux::mountinfo::find(&self.path).unwrap().map(|entry| entry.fs_type)
     }
 
@@ -52,10 +52,10 @@ impl Drop for Target {
 }
 
 /// A server in the foreground, killed at the end if it still runs.
-struct Foreground(Child);
+pub(crate) struct Foreground(pub(crate) Child);
 
 impl Foreground {
-    fn new(image: &Path, target: &Target) -> Self {
+    pub(crate) fn new(image: &Path, target: &Target) -> Self {
         let words = ["mount", "--fuse", "--foreground"].map(OsStr::new);
         let mut command = command(&words);
         let child = command.arg(image).arg(&target.path).stderr(Stdio::piped()).spawn().unwrap();
@@ -152,7 +152,7 @@ fn unmounting_ends_the_server() {
 fn options_are_honoured_or_refused() {
     let Some(target) = Target::new() else { return };
     let image = golden().image("lz4");
-    for options in ["bogus", "nosuid,bogus=1", "remount", "fsoffset=x"] {
+    for options in ["bogus", "nosuid,bogus=1", "cache_strategy=all", "merge=1", "fsoffset=x"] {
         let error = run(&format!("mount -o {options} {{}} {{}}"), &[&image, &target.path]).fails(1);
         assert!(error.contains("mount option"), "{error}");
         assert_eq!(target.kind(), None);
@@ -162,9 +162,17 @@ fn options_are_honoured_or_refused() {
     assert!(entry.options.contains("noexec") && entry.options.contains("ro"), "{entry:?}");
     assert_eq!(entry.source, image);
     run("umount {}", &[&target.path]).ok();
-    let error =
-        run("mount --fuse -o cache_strategy=disabled {} {}", &[&image, &target.path]).fails(1);
-    assert!(error.contains("cache_strategy"), "{error}");
+    let error = run("mount --fuse -o dax=never {} {}", &[&image, &target.path]).fails(1);
+    assert!(error.contains("dax"), "{error}");
+    for words in ["mount -o remount {} {}", "mount {}"] {
+        let paths = [&*image, &*target.path];
+        let paths = if words.contains("remount") { &paths[..] } else { &paths[..1] };
+        run(words, paths).fails(1);
+    }
+    let error = run("mount -o nosuid {}", &[&image]).fails(1);
+    assert!(error.contains("no directory"), "{error}");
+    let error = run("mount -o remount,cache=1M {}", &[&target.path]).fails(1);
+    assert!(error.contains("no EROFS mount"), "{error}");
 }
 
 #[test]
