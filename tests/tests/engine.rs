@@ -144,8 +144,14 @@ fn read_and_compare(engine: &Engine, inode: &Inode, whole: &[u8], random: &mut L
     }
     assert!(memory[at..want.len()] == want[at..], "nid {} at {offset}", inode.nid);
     for surplus in &report.surplus {
-        let bytes = surplus.bytes();
-        assert!(*bytes == whole[surplus.offset as usize..][..bytes.len()]);
+        let asked = offset..offset + report.len as u64;
+        let [before, behind] = surplus.around(&asked);
+        assert!(before.offset() + before.bytes().len() as u64 <= asked.start.max(before.offset()));
+        assert!(behind.bytes().is_empty() || behind.offset() >= asked.end);
+        for surplus in [surplus, &before, &behind] {
+            let bytes = surplus.bytes();
+            assert!(*bytes == whole[surplus.offset() as usize..][..bytes.len()]);
+        }
     }
     failed
 }

@@ -74,31 +74,59 @@ impl Report {
     }
 }
 
-/// Decoded bytes of a file that nobody asked for.
-#[non_exhaustive]
+/// Decoded bytes of a file that nobody asked for, next to some that were.
+#[derive(Clone)]
 pub struct Surplus {
-    /// First byte of the file.
-    pub offset: u64,
+    offset: u64,
     bytes: Arc<Decoded>,
+    range: Range<usize>,
 }
 
 impl Surplus {
-    pub(crate) const fn new(offset: u64, bytes: Arc<Decoded>) -> Self {
-        Self { offset, bytes }
+    /// All of an extent that begins at `offset` of the file.
+    pub(crate) fn new(offset: u64, bytes: Arc<Decoded>) -> Self {
+        let range = 0..bytes.len();
+        Self { offset, bytes, range }
     }
 
-    /// The bytes, those that were asked for among them.
+    /// First byte of the file.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset + self.range.start as u64
+    }
+
+    /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.range.clone()]
+    }
+
+    /// What lies before and what lies behind `range` of the file.
+    #[must_use]
+    pub fn around(&self, range: &Range<u64>) -> [Self; 2] {
+        let within = |at: u64| {
+            let at = usize::try_from(at.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            at.clamp(self.range.start, self.range.end)
+        };
+        let part = |range| Self { range, ..self.clone() };
+        [
+            part(self.range.start..within(range.start)),
+            part(within(range.end).max(within(range.start))..self.range.end),
+        ]
+    }
+}
+
+impl AsRef<[u8]> for Surplus {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 
 impl fmt::Debug for Surplus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Surplus")
-            .field("offset", &self.offset)
-            .field("len", &self.bytes.len())
-            .finish()
+            .field("offset", &self.offset())
+            .field("len", &self.range.len())
+            .finish_non_exhaustive()
     }
 }
