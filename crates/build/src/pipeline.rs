@@ -115,8 +115,9 @@ impl Data<'_> {
         let mut errors = Vec::new();
         let mut waiting: BTreeMap<u64, Outcome> = BTreeMap::new();
         loop {
-            if errors.is_empty() && progress.is_cancelled() {
-                errors.push(Error::Cancelled);
+            if progress.is_cancelled() {
+                // The ends are dropped then: workers stop after the job they are at.
+                return Err(Error::Cancelled);
             }
             if errors.is_empty()
                 && let Err(error) = self.hand_out(&mut jobs, &mut flight, ends, writer)
