@@ -39,6 +39,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Bytes of content, of regular files.
+    #[must_use]
+    pub const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
     /// The exact path.
     ///
     /// # Panics

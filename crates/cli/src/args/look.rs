@@ -47,6 +47,10 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     pub(crate) no_data: bool,
 
+    /// Compare content with the digests that the image stores, if it does
+    #[arg(long)]
+    pub(crate) digests: bool,
+
     /// Threads [default: one for each CPU]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) workers: usize,

@@ -14,7 +14,8 @@ use std::io::Write;
 const UNCORRECTED: u8 = 4;
 
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
-    let options = CheckOptions { data: !args.no_data, ..CheckOptions::default() };
+    let options =
+        CheckOptions { data: !args.no_data, digests: args.digests, ..CheckOptions::default() };
     let bar = Bar::new(args.quiet || args.json, "checking");
     let report = check(&args.image.files(), &options, args.workers, &bar)?;
     drop(bar);

@@ -6,6 +6,7 @@ use ferrofs_tests::manifest::Manifest;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -260,4 +261,26 @@ fn names_do_as_they_are_on_pipes() {
         }
         _ => println!("skipped: no script(1)"),
     }
+}
+
+/// Damage of content that decodes all the same is seen by digests only.
+#[test]
+fn digests() {
+    let scratch = Scratch::new();
+    let damaged = scratch.path("damaged");
+    let sound = golden().image("plain-inode-digest");
+    run("check {} --digests", &[&sound]).ok();
+    let rows = golden().manifest("plain-inode-digest").rows;
+    let large = rows.iter().find(|(_, row)| row.size().is_some_and(|size| size > 8192));
+    let path = OsStr::from_bytes(large.expect("a large file").0);
+    let content = command(&["cat".as_ref(), sound.as_os_str(), path]).output().unwrap().stdout;
+    let mut bytes = fs::read(&sound).unwrap();
+    let at = bytes.windows(4096).position(|window| window == &content[..4096]).unwrap();
+    bytes[at + 100] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    run("check {}", &[&damaged]).ok();
+    let report = run("check {} --digests", &[&damaged]);
+    assert_eq!(report.code, 4, "{}", report.out);
+    // Whichever file of those that begin so it is.
+    assert!(report.out.contains("EF0601"), "{}", report.out);
 }
