@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Metadata that is compressed is decoded once for a walk, not once for each block or inode of it.
 
-use ferrofs_check::{CheckOptions, Code, Context, check};
+use ferrofs_check::{CheckOptions, Code, Context, ExtractOptions, ProblemKind, check, extract};
 use ferrofs_image::format::inode::FileType;
 use ferrofs_image::{Image, OpenOptions, ReadAt};
 use ferrofs_tests::craft::{Compressed, Craft};
@@ -138,6 +138,16 @@ fn decoding_metadata_counts_as_work() {
     let report = check(&image, &options, Context { workers: 1, ..Context::default() });
     assert!(!report.complete);
     assert!(report.findings.iter().any(|finding| finding.code == Code::Budget));
+    assert!(image.metadata_decoded() <= 22 * EXTENT as u64, "{}", image.metadata_decoded());
+    // So does whoever unpacks it.
+    let image = Arc::new(OpenOptions::new().metadata_cache(0).open(bytes.clone()).unwrap());
+    let engine = ferrofs_check::engine(Arc::clone(&image), 1 << 20);
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        ExtractOptions { metadata_max: Some(20 * EXTENT as u64), ..ExtractOptions::default() };
+    let context = Context { workers: 1, ..Context::default() };
+    let report = extract(&engine, folder.path(), &options, context).unwrap();
+    assert!(!report.complete && report.problems[0].kind == ProblemKind::Limit, "{report:?}");
     assert!(image.metadata_decoded() <= 22 * EXTENT as u64, "{}", image.metadata_decoded());
     // The same image is sound, for whoever has the time.
     let image = Arc::new(Image::open(bytes).unwrap());

@@ -50,6 +50,9 @@ pub struct ExtractOptions {
     pub sparse: bool,
     /// End with an error when more bytes of content than this would be written.
     pub bytes_max: Option<u64>,
+    /// Bytes of compressed metadata that may be decoded, each time anew; `None` derives it from the
+    /// image's real size, with a wide margin.
+    pub metadata_max: Option<u64>,
     /// Problems kept in the report; all are counted.
     pub problems_max: usize,
 }
@@ -68,6 +71,7 @@ impl Default for ExtractOptions {
             keep_broken: false,
             sparse: true,
             bytes_max: None,
+            metadata_max: None,
             problems_max: 10_000,
         }
     }

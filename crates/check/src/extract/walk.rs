@@ -9,6 +9,7 @@ use super::problem::Failure;
 use super::target::{open_target, trail};
 use super::{ExtractOptions, ExtractReport, Problem, ProblemKind};
 use crate::dirs::{Descriptors, Dir};
+use crate::fsck::default_budget;
 use crate::nidset::NidSet;
 use crate::pool::{self, Tasks};
 use crate::{Context, Error, RawPath, Result};
@@ -54,6 +55,8 @@ pub(super) struct Job<'a> {
     pub(super) problems: Mutex<Vec<Problem>>,
     pub(super) problems_total: AtomicU64,
     pub(super) stopped: AtomicBool,
+    /// What [`Image::metadata_decoded`] may come to.
+    metadata_max: u64,
     first: Mutex<Option<Task>>,
 }
 
@@ -97,6 +100,9 @@ impl<'a> Job<'a> {
             problems: Mutex::default(),
             problems_total: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            metadata_max: image.metadata_decoded().saturating_add(
+                options.metadata_max.unwrap_or_else(|| default_budget(image).saturating_mul(4096)),
+            ),
             first: Mutex::new(None),
         };
         job.begin(fd, trail)?;
@@ -189,8 +195,25 @@ impl<'a> Job<'a> {
             if cancelled {
                 self.stopped.store(true, Ordering::Relaxed);
             }
-            cancelled
+            cancelled || self.is_too_much()
         }
+    }
+
+    /// Ends the job when reading names and inodes takes more decoding than an image of this size
+    /// should need.
+    fn is_too_much(&self) -> bool {
+        let too_much = self.image().metadata_decoded() > self.metadata_max;
+        if too_much && !self.stopped.swap(true, Ordering::Relaxed) {
+            self.problems_total.fetch_add(1, Ordering::Relaxed);
+            self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(Problem {
+                path: RawPath::from(&b"/"[..]),
+                nid: self.image().root().0,
+                kind: ProblemKind::Limit,
+                detail: "more work than an image of this size should need".into(),
+                errno: None,
+            });
+        }
+        too_much
     }
 
     /// Counts bytes to be written against the limit.

@@ -357,8 +357,9 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Work that no image of this size needs, unless it was made to take long.
-fn default_budget(image: &Image) -> u64 {
+/// Work that no image of this size needs, unless it was made to take long: units of about one entry,
+/// one extent, or 4 KiB decoded.
+pub(crate) fn default_budget(image: &Image) -> u64 {
     let devices: u64 = (0..=u16::try_from(image.device_slots().len()).unwrap_or(u16::MAX))
         .filter_map(|device| image.device_size(device))
         .fold(0, u64::saturating_add);
