@@ -191,6 +191,57 @@ fn many_readers_see_the_same() {
     mount.finish();
 }
 
+/// What is decoded beside a page that is read goes to the kernel's page cache. Where pclusters are
+/// shared by files that have different parts of them, each must get its own part.
+#[test]
+fn single_pages_in_any_order_are_right() {
+    if !can_mount() {
+        return;
+    }
+    let golden = Golden::unpack();
+    let names = golden.names();
+    let shared = |name: &&String| name.contains("dedupe") || name.contains("fragments");
+    assert!(names.iter().any(|name| shared(&name)), "{names:?}");
+    for name in names.iter().filter(shared) {
+        let mount = Mount::new(files(&golden, name), MountMethod::Fuse).unwrap();
+        let mut pending = vec![mount.target.clone()];
+        while let Some(folder) = pending.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() {
+                    pending.push(entry.path());
+                } else if kind.is_file() {
+                    check_pages(&entry.path());
+                }
+            }
+        }
+        mount.finish();
+    }
+}
+
+/// Reads some pages of a file out of order, then all of it from what the kernel has by then; compares
+/// with reads that pass the page cache.
+fn check_pages(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+    const PAGE: usize = 4096;
+    let file = File::open(path).unwrap();
+    let len = (file.metadata().unwrap().len() as usize).min(1 << 20);
+    let mut options = File::options();
+    let direct = options.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32);
+    let mut want = vec![0; len];
+    direct.read(true).open(path).unwrap().read_exact_at(&mut want, 0).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    let pages = len.div_ceil(PAGE);
+    let some = (0..pages.min(16)).map(|step| step * 7919 % pages);
+    for page in some.chain(0..pages) {
+        let range = page * PAGE..len.min((page + 1) * PAGE);
+        let mut found = vec![0; range.len()];
+        file.read_exact_at(&mut found, range.start as u64).unwrap();
+        assert!(found == want[range], "{} page {page}", path.display());
+    }
+}
+
 #[test]
 fn devices_and_offsets() {
     if !can_mount() {

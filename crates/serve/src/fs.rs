@@ -8,7 +8,7 @@
 
 use crate::access::Access;
 use crate::node::{nid_of, node_of};
-use ferrofs_engine::{Engine, EngineConfig, OpenFile, Request};
+use ferrofs_engine::{Engine, EngineConfig, Hint, OpenFile, Request, Surplus};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
 use ferrofs_fuse::{
@@ -18,8 +18,8 @@ use ferrofs_image::{Error, Image, Inode, Nid, Source};
 use quick_cache::sync::Cache;
 use std::fmt;
 use std::io::IoSliceMut;
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, OnceLock};
 
 /// Layouts of files kept, each some hundred bytes.
 const OPEN_FILES_MAX: usize = 1024;
@@ -31,6 +31,7 @@ const NAME_MAX: usize = 255;
 pub struct ErofsFs {
     engine: Engine,
     files: Cache<u64, Arc<Opened>>,
+    page_cache: OnceLock<ferrofs_fuse::Surplus>,
 }
 
 /// A file that was read.
@@ -38,6 +39,18 @@ pub struct ErofsFs {
 struct Opened {
     file: OpenFile,
     access: Access,
+}
+
+/// A part of what was decoded.
+struct Gift {
+    surplus: Arc<Surplus>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Gift {
+    fn as_ref(&self) -> &[u8] {
+        self.surplus.bytes().get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for ErofsFs {
@@ -50,13 +63,24 @@ impl ErofsFs {
     /// Serves `image`.
     #[must_use]
     pub fn new(image: Arc<Image>, config: EngineConfig) -> Self {
-        Self { engine: Engine::new(image, config), files: Cache::new(OPEN_FILES_MAX) }
+        Self {
+            engine: Engine::new(image, config),
+            files: Cache::new(OPEN_FILES_MAX),
+            page_cache: OnceLock::new(),
+        }
     }
 
     /// The engine that reads file data.
     #[must_use]
     pub const fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Gives what is decoded beyond what was read to the kernel's page cache from now on, as long as
+    /// the engine's `readmore` is on. Once.
+    pub fn set_page_cache(&self, page_cache: ferrofs_fuse::Surplus) {
+        // A second one would be the same session's.
+        let _ = self.page_cache.set(page_cache);
     }
 
     fn image(&self) -> &Image {
@@ -81,6 +105,35 @@ impl ErofsFs {
         let opened = Arc::new(Opened { file, access: Access::default() });
         self.files.insert(node, Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Offers the kernel what was decoded on both sides of `wanted`.
+    fn give(
+        &self,
+        page_cache: &ferrofs_fuse::Surplus,
+        node: u64,
+        file: &OpenFile,
+        surplus: Surplus,
+        wanted: &Range<u64>,
+    ) {
+        // A pcluster may hold more than this file has of it; only the extent is the file's.
+        let mut cursor = file.map().cursor(self.image());
+        let Ok(extent) = cursor.extent_at(surplus.offset()) else { return };
+        if extent.start != surplus.offset() {
+            return;
+        }
+        let end = extent.end().min(surplus.offset().saturating_add(surplus.bytes().len() as u64));
+        let surplus = Arc::new(surplus);
+        for part in [surplus.offset()..wanted.start.min(end), wanted.end.max(surplus.offset())..end]
+        {
+            if part.is_empty() {
+                continue;
+            }
+            let within = |at: u64| usize::try_from(at - surplus.offset()).unwrap_or(usize::MAX);
+            let range = within(part.start)..within(part.end);
+            // If too much waits it is not taken, which is as good.
+            page_cache.offer(node, part.start, Gift { surplus: Arc::clone(&surplus), range });
+        }
     }
 
     fn attr(&self, inode: &Inode) -> Attr {
@@ -131,17 +184,26 @@ impl ReadOnlyFs for ErofsFs {
     fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
         let opened = self.opened(read.node)?;
         let Opened { file, access } = &*opened;
-        let cache = self.engine.config().cache_bytes;
-        let hint = access.note(read.offset, read.len, file.size(), cache);
+        let config = self.engine.config();
+        let hint = access.note(read.offset, read.len, file.size(), config.cache_bytes);
+        // Who reads past the page cache wants nothing put there; and readahead asks for what comes
+        // next by itself, before it could be put there.
+        let surplus = config.readmore && hint == Hint::None && !read.direct;
+        let page_cache = self.page_cache.get().filter(|_| surplus);
         // The room behind what is wanted goes along: encoded bytes may lie there while they are
         // decoded in place.
-        let request = Request { offset: read.offset, len: read.len, hint, surplus: false };
+        let request =
+            Request { offset: read.offset, len: read.len, hint, surplus: page_cache.is_some() };
+        let mut report = self.engine.read(file, &request, &mut [IoSliceMut::new(buf)]);
+        if let Some(page_cache) = page_cache {
+            let wanted = read.offset..read.offset.saturating_add(report.len as u64);
+            for surplus in std::mem::take(&mut report.surplus) {
+                self.give(page_cache, read.node, file, surplus, &wanted);
+            }
+        }
         // A part that failed makes all of it fail: the kernel takes a short read for the end of the
         // file. It asks for single pages then, and gets those that are well.
-        self.engine
-            .read(file, &request, &mut [IoSliceMut::new(buf)])
-            .into_result()
-            .map_err(|error| refuse(nid_of(read.node, self.image().root()), &error))
+        report.into_result().map_err(|error| refuse(nid_of(read.node, self.image().root()), &error))
     }
 
     fn readdir(

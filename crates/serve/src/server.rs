@@ -20,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+/// Decoded bytes that may wait for being put into the kernel's page cache.
+const PAGE_CACHE_QUEUE: usize = 4 << 20;
+
 /// An image mounted by FUSE, to be served.
 #[derive(Debug)]
 pub struct Server {
@@ -43,6 +46,10 @@ impl Server {
         let (mut duties, facts) = duties(&spec.options)?;
         let fs = Arc::new(ErofsFs::new(Arc::new(image), engine));
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
+        match session.notifier().surplus(PAGE_CACHE_QUEUE) {
+            Ok(page_cache) => fs.set_page_cache(page_cache),
+            Err(error) => return Err(Error::Io { doing: "start a thread", error }),
+        }
         let mut notes = Vec::new();
         let unmounter = session.unmounter();
         let device = unmounter.as_ref().and_then(Unmounter::device);

@@ -223,6 +223,37 @@ fn what_is_cached_is_kept_flushed_or_a_reason_to_refuse() {
 }
 
 #[test]
+fn what_was_decoded_besides_is_in_the_page_cache() {
+    let Some(mounted) = Mounted::new("-q") else { return };
+    let file = File::open(mounted.file(0)).unwrap();
+    // Without readahead each page that is missing is a request of its own.
+    rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
+    let want = &mounted.contents[0];
+    let read = |page: usize| {
+        let mut buf = [0; 4096];
+        file.read_exact_at(&mut buf, page as u64 * 4096).unwrap();
+        assert!(buf[..] == want[page * 4096..][..4096], "page {page}");
+    };
+    let requests = || mounted.stats()["engine"]["requests"].as_u64().unwrap();
+    for page in (3..256).step_by(37) {
+        read(page);
+    }
+    // It is put there by a thread that has time; how much, depends.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = requests();
+    (0..256).for_each(read);
+    let with = requests() - before;
+    mounted.ctl("set readmore=off").ok();
+    mounted.ctl("drop_caches 3").ok();
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    let before = requests();
+    (0..256).for_each(read);
+    let without = requests() - before;
+    println!("{with} requests with readmore, {without} without");
+    assert!(with * 2 < without && without >= 250, "{with} {without}");
+}
+
+#[test]
 fn bad_requests_change_nothing() {
     let Some(mounted) = Mounted::new("-q") else { return };
     let before = mounted.ctl("get").ok();
