@@ -97,6 +97,8 @@ fn help(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             error if error.is_corruption() => "ferrofs check IMAGE finds all that is wrong with it",
             _ => return None,
         }
+    } else if let Some(ferrofs_check::Error::NotEmpty { .. }) = cause.downcast_ref() {
+        "name another directory with -C, or replace what exists with --overwrite"
     } else if let Some(error) = cause.downcast_ref::<MountError>() {
         mount_help(error)?
     } else if let Some(error) = cause.downcast_ref::<SessionError>() {

@@ -162,7 +162,7 @@ fn parts_and_targets_of_extract() {
     run("extract {} -C {} --path /dir", &[&image, &target]).ok();
     assert!(target.join("text").exists() && !target.join("small").exists());
     let error = run("extract {} -C {} --path /dir", &[&image, &target]).fails(1);
-    assert!(error.contains("not empty"), "{error}");
+    assert!(error.contains("not empty") && error.contains("help: name another"), "{error}");
     run("extract {} -C {} --path /dir --overwrite", &[&image, &target]).ok();
     let json = run("extract {} -C {} --json", &[&image, &scratch.path("all")]).ok();
     assert!(json.contains("\"complete\": true"), "{json}");
