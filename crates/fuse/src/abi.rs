@@ -41,6 +41,7 @@ pub(crate) mod opcode {
     pub(crate) const CREATE: u32 = 35;
     pub(crate) const INTERRUPT: u32 = 36;
     pub(crate) const DESTROY: u32 = 38;
+    pub(crate) const NOTIFY_REPLY: u32 = 41;
     pub(crate) const BATCH_FORGET: u32 = 42;
     pub(crate) const FALLOCATE: u32 = 43;
     pub(crate) const READDIRPLUS: u32 = 44;
@@ -78,6 +79,7 @@ pub(crate) mod ring {
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
     pub(crate) const STORE: i32 = 4;
+    pub(crate) const RETRIEVE: i32 = 5;
 }
 
 pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -278,6 +280,14 @@ wire! {
         nodeid: u64,
         offset: i64,
         len: i64,
+    }
+
+    struct NotifyRetrieveOut, 32 {
+        unique: u64,
+        nodeid: u64,
+        offset: u64,
+        size: u32,
+        padding: u32,
     }
 
     /// Followed by the name, padded with zeros to a multiple of eight bytes.

@@ -138,7 +138,10 @@ impl Dispatcher {
         let result = catch_unwind(work).unwrap_or_else(|_| {
             tracing::error!(node = request.node, "the file system panicked; answered EIO");
             match request.operation {
-                Operation::Forget { .. } | Operation::BatchForget { .. } => Ok(None),
+                Operation::Forget { .. }
+                | Operation::BatchForget { .. }
+                | Operation::Interrupt
+                | Operation::NotifyReply => Ok(None),
                 _ => Err(Errno::IO),
             }
         });
@@ -174,7 +177,7 @@ impl Dispatcher {
                 return Ok(None);
             }
             // Allowed to be ignored: the interrupted request is answered when it is done.
-            Operation::Interrupt => return Ok(None),
+            Operation::Interrupt | Operation::NotifyReply => return Ok(None),
             _ => {}
         }
         match &request.operation {
@@ -215,6 +218,7 @@ impl Dispatcher {
             Operation::Forget { .. }
             | Operation::BatchForget { .. }
             | Operation::Interrupt
+            | Operation::NotifyReply
             | Operation::Unknown => Err(Errno::NOSYS),
         }
         .map(Some)

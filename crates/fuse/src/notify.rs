@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::abi::{NotifyInvalInodeOut, NotifyStoreOut, OutHeader, notify};
+use crate::abi::{NotifyInvalInodeOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, notify};
 use crate::session::Pool;
 
 /// Bytes stored by one message: while it is copied in, the kernel holds a lock of the mount.
@@ -97,6 +97,14 @@ impl Notifier {
     fn pool(&self) -> io::Result<Arc<Pool>> {
         self.pool.upgrade().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
+
+/// Has the kernel send a request that asks for nothing: "here are the 0 bytes of the page cache
+/// you wanted". `unique` is a number that no request of its own has, `file` a regular file that it
+/// knows.
+pub(crate) fn ask_for_request(pool: &Pool, unique: u64, file: u64) -> io::Result<()> {
+    let retrieve = NotifyRetrieveOut { unique, nodeid: file, ..NotifyRetrieveOut::default() };
+    send(pool, notify::RETRIEVE, &retrieve, &[])
 }
 
 /// The whole pages of `data`, which starts at `offset` of a file of `size` bytes, and where they

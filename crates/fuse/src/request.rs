@@ -85,6 +85,8 @@ pub(crate) enum Operation<'a> {
         whence: u32,
     },
     Interrupt,
+    /// What we asked the kernel for.
+    NotifyReply,
     Destroy,
     /// Would change something.
     Modify,
@@ -107,7 +109,7 @@ pub(crate) fn header(message: &[u8]) -> Result<(InHeader, &[u8]), Malformed> {
 
 /// Whether an operation is one that the protocol leaves without an answer.
 pub(crate) fn is_unanswered(code: u32) -> bool {
-    matches!(code, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT)
+    matches!(code, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT | opcode::NOTIFY_REPLY)
 }
 
 impl<'a> Request<'a> {
@@ -171,6 +173,7 @@ impl<'a> Arguments<'a> {
                 Operation::Lseek { offset: seek.offset, whence: seek.whence }
             }
             opcode::INTERRUPT => Operation::Interrupt,
+            opcode::NOTIFY_REPLY => Operation::NotifyReply,
             opcode::DESTROY => Operation::Destroy,
             opcode::SETATTR
             | opcode::SYMLINK

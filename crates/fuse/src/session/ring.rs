@@ -11,6 +11,11 @@
 //! taken away again, for the kernel cannot take a slot back: there are at most as many as there
 //! were requests at a time.
 //!
+//! Requests that are in a queue when a slot is registered there stay where they are: the kernel
+//! looks into a queue only when an answer comes. So whoever registers a slot brings about a request
+//! that asks for nothing, in the same queue; the answer to it fetches the first of those that wait.
+//! With that, none waits while a slot does.
+//!
 //! Processors that are off share one thread: requests come from them only if they are turned on
 //! later.
 //!
@@ -28,12 +33,14 @@ use std::thread::JoinHandle;
 
 use channel::Channel;
 use cpus::Cpus;
+use ferrofs_linux::UnmountFlags;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use server::Server;
 
 use super::config::RingObstacle;
 use super::worker::Pool;
 use crate::mount::Unmounter;
-use ferrofs_linux::UnmountFlags;
+use crate::notify;
 
 /// Threads that each queue starts with: as many requests of a processor can come at once without
 /// waiting for a thread to be started. Fewer where there are many processors.
@@ -53,7 +60,14 @@ pub(super) struct Rings {
     peak: AtomicUsize,
     handles: Mutex<Vec<JoinHandle<()>>>,
     failure: Mutex<Option<io::Error>>,
+    /// Requests that were brought about.
+    kicks: AtomicU64,
+    /// The file read last, to bring a request about with; 0 before there is any.
+    file: AtomicU64,
 }
+
+/// Set in the numbers of requests that we bring about. The kernel counts its own from 0 by twos.
+const KICK: u64 = 1 << 62;
 
 /// What the threads of one queue share. Alone in its cache lines: it changes with every request.
 #[derive(Debug, Default)]
@@ -105,6 +119,8 @@ impl Rings {
             peak: AtomicUsize::new(0),
             handles: Mutex::new(Vec::new()),
             failure: Mutex::new(None),
+            kicks: AtomicU64::new(0),
+            file: AtomicU64::new(0),
         })
     }
 
@@ -182,6 +198,34 @@ impl Rings {
         }
     }
 
+    /// Takes note that a file is read, which the kernel therefore knows.
+    fn set_file(&self, pool: &Pool, file: u64) {
+        if self.file.load(Ordering::Relaxed) != file && self.file.swap(file, Ordering::SeqCst) == 0
+        {
+            // For all slots that were registered before there was a file.
+            for queue in (0..).take(self.queues.len()) {
+                self.kick(pool, queue);
+            }
+        }
+    }
+
+    /// Brings about a request in a queue, whose answer fetches what waits there. The calling
+    /// thread is moved to the queue's processor for that, as long as it takes.
+    fn kick(&self, pool: &Pool, queue: u16) {
+        let file = self.file.load(Ordering::SeqCst);
+        if file == 0 {
+            // The first read makes up for it.
+            return;
+        }
+        let number = self.kicks.fetch_add(1, Ordering::Relaxed);
+        let unique = KICK | number.wrapping_mul(2);
+        let kicked = on_cpu(queue.into(), || notify::ask_for_request(pool, unique, file));
+        if let Err(error) = kicked {
+            // Off, or not for us to run on: what waits there is fetched with the next answer.
+            tracing::debug!(queue, %error, "cannot look into a queue");
+        }
+    }
+
     /// Waits until all threads have ended. Fails if one of them had to give up.
     pub(super) fn join(&self) -> io::Result<()> {
         loop {
@@ -229,6 +273,20 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Does something on a certain processor.
+fn on_cpu<T>(cpu: usize, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let before = sched_getaffinity(None)?;
+    let mut there = CpuSet::new();
+    there.set(cpu);
+    sched_setaffinity(None, &there)?;
+    let result = work();
+    sched_setaffinity(None, &before)?;
+    result
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Real mounts of a file system in memory.
 
+mod ending;
 mod memory;
+mod notify;
+mod parameter;
+mod stress;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,9 +17,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ferrofs_fuse::{MountHow, Session, SessionConfig, SessionError, SessionStats, Unmounter};
+use ferrofs_fuse::{
+    MountHow, Negotiated, Notifier, Session, SessionConfig, SessionError, SessionStats, Transport,
+    Unmounter,
+};
 use ferrofs_linux::{UnmountFlags, mountinfo, xattr};
-use memory::{FILE_SIZE, MANY, Memory, SPARSE_DATA, byte_at};
+use memory::{FILE_SIZE, LIMIT, MANY, Memory, SPARSE_DATA, byte_at};
+use parameter::Allowed;
 use rustix::fs::SeekFrom;
 
 /// A mount served by threads of this process; gone at the end, however the test ends.
@@ -23,6 +31,8 @@ struct Mount {
     _directory: tempfile::TempDir,
     target: PathBuf,
     unmounter: Unmounter,
+    notifier: Notifier,
+    negotiated: Negotiated,
     server: Option<JoinHandle<Result<SessionStats, SessionError>>>,
 }
 
@@ -34,10 +44,13 @@ impl Mount {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().canonicalize().unwrap().join("with spaces, \"and\" more");
         fs::create_dir(&target).unwrap();
+        let transport = config.transport;
         let session = Session::mount(fs, &target, config).unwrap();
+        assert!(transport == Transport::Auto || session.transport() == transport);
         let unmounter = session.unmounter().unwrap();
-        let server = std::thread::spawn(move || session.run());
-        Some(Self { _directory: directory, target, unmounter, server: Some(server) })
+        let (notifier, negotiated) = (session.notifier(), *session.negotiated());
+        let server = Some(std::thread::spawn(move || session.run()));
+        Some(Self { _directory: directory, target, unmounter, notifier, negotiated, server })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -47,7 +60,22 @@ impl Mount {
     /// Unmounts and gives the counters.
     fn finish(&mut self) -> SessionStats {
         self.unmounter.unmount(UnmountFlags::default()).unwrap();
-        self.server.take().unwrap().join().unwrap().unwrap()
+        self.ended()
+    }
+
+    /// Waits for the end of the session and gives the counters.
+    fn ended(&mut self) -> SessionStats {
+        let server = self.server.take().unwrap();
+        let stats = within_limit("the end of the session", || server.join().unwrap()).unwrap();
+        assert_eq!(stats.threads, 0);
+        stats
+    }
+
+    /// Opens past the page cache.
+    fn direct(&self, name: &str) -> File {
+        let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::CLOEXEC;
+        let path = self.path(name);
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap().into()
     }
 }
 
@@ -74,6 +102,36 @@ fn can_mount() -> bool {
     true
 }
 
+/// Does what may hang in a thread of its own, and fails if it does.
+fn within_limit<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let result = work();
+        // Nobody waits any more if it took too long.
+        let _ = sender.send(());
+        result
+    });
+    let waited = receiver.recv_timeout(LIMIT);
+    assert_ne!(waited, Err(std::sync::mpsc::RecvTimeoutError::Timeout), "{what} does not come");
+    thread.join().unwrap()
+}
+
+/// Runs a test over each transport that there is.
+fn over_each_transport(test: impl Fn(Transport)) {
+    if !can_mount() {
+        return;
+    }
+    test(Transport::Device);
+    if let Some(allowed) = Allowed::new() {
+        test(Transport::Ring);
+        drop(allowed);
+    }
+}
+
+fn over(transport: Transport) -> SessionConfig {
+    SessionConfig { transport, ..SessionConfig::default() }
+}
+
 fn both_ways() -> impl Iterator<Item = SessionConfig> {
     let shared = SessionConfig::default();
     let asking = SessionConfig {
@@ -88,25 +146,33 @@ fn both_ways() -> impl Iterator<Item = SessionConfig> {
 
 #[test]
 fn everything_comes_back() {
-    for config in both_ways() {
-        let zero_message_open = config.zero_message_open;
-        let fs = Arc::new(Memory::new(1));
-        let Some(mut mount) = Mount::new(Arc::clone(&fs), config) else { return };
-        check_metadata(&mount);
-        check_directories(&mount);
-        check_reads(&mount);
-        check_the_rest(&mount);
-        let entry = mountinfo::find(&mount.target).unwrap().unwrap();
-        assert_eq!(entry.fs_type, "fuse.ferrofs");
-        assert_eq!(entry.source, Path::new("ferrofs"));
-        assert!(entry.options.split(',').any(|option| option == "ro"));
-        assert_eq!(fs.opens.load(Ordering::SeqCst) == 0, zero_message_open);
-        let stats = mount.finish();
-        assert!(stats.requests > 10 && stats.threads == 0);
-        assert!(mountinfo::find(&mount.target).unwrap().is_none());
-        // Once more does no harm.
-        mount.unmounter.unmount(UnmountFlags::default()).unwrap();
-    }
+    over_each_transport(|transport| {
+        for config in both_ways() {
+            comes_back(SessionConfig { transport, ..config });
+        }
+    });
+}
+
+fn comes_back(config: SessionConfig) {
+    let SessionConfig { transport, zero_message_open, .. } = config;
+    let fs = Arc::new(Memory::new(1));
+    let Some(mut mount) = Mount::new(Arc::clone(&fs), config) else { return };
+    check_metadata(&mount);
+    check_directories(&mount);
+    check_reads(&mount);
+    check_the_rest(&mount);
+    check_errors(&mount);
+    let entry = mountinfo::find(&mount.target).unwrap().unwrap();
+    assert_eq!(entry.fs_type, "fuse.ferrofs");
+    assert_eq!(entry.source, Path::new("ferrofs"));
+    assert!(entry.options.split(',').any(|option| option == "ro"));
+    assert_eq!(fs.opens.load(Ordering::SeqCst) == 0, zero_message_open);
+    let stats = mount.finish();
+    assert!(stats.requests > 10);
+    assert_eq!(stats.ring_requests > 10, transport == Transport::Ring);
+    assert!(mountinfo::find(&mount.target).unwrap().is_none());
+    // Once more does no harm.
+    mount.unmounter.unmount(UnmountFlags::default()).unwrap();
 }
 
 fn check_metadata(mount: &Mount) {
@@ -164,10 +230,7 @@ fn check_reads(mount: &Mount) {
         assert!(buf[..done].iter().zip(offset..).all(|(byte, at)| *byte == byte_at(at)));
     }
     // Past the page cache, in single requests of up to 1 MiB.
-    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::CLOEXEC;
-    let path = mount.path("file");
-    let direct = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
-    let read = rustix::io::pread(&direct, buf.as_mut_slice(), 1 << 20).unwrap();
+    let read = mount.direct("file").read_at(&mut buf, 1 << 20).unwrap();
     assert_eq!(read, 1 << 20);
     assert!(buf.iter().zip(1 << 20..).all(|(byte, at)| *byte == byte_at(at)));
     let mut all = Vec::new();
@@ -205,11 +268,28 @@ fn check_the_rest(mount: &Mount) {
     }
 }
 
+/// What goes wrong goes wrong for whoever asked for it only.
+fn check_errors(mount: &Mount) {
+    let mut buf = [0; 4096];
+    for (name, error) in [("corrupt", 117), ("short", 5), ("panics", 5)] {
+        for _ in 0..2 {
+            let found = mount.direct(name).read_at(&mut buf, 8192).unwrap_err();
+            assert_eq!(found.raw_os_error(), Some(error), "{name}");
+            let found = File::open(mount.path(name)).unwrap().read_at(&mut buf, 8192).unwrap_err();
+            assert_eq!(found.raw_os_error(), Some(error), "{name}");
+        }
+        assert_eq!(mount.direct("file").read_at(&mut buf, 4096).unwrap(), 4096);
+        assert!(buf.iter().zip(4096..).all(|(byte, at)| *byte == byte_at(at)));
+    }
+}
+
 #[test]
 fn readers_at_the_same_time() {
-    let Some(mut mount) = Mount::new(Arc::new(Memory::new(1)), SessionConfig::default()) else {
-        return;
-    };
+    over_each_transport(read_at_the_same_time);
+}
+
+fn read_at_the_same_time(transport: Transport) {
+    let Some(mut mount) = Mount::new(Arc::new(Memory::new(1)), over(transport)) else { return };
     std::thread::scope(|scope| {
         for thread in 0..8_u64 {
             let path = mount.path("file");
@@ -225,35 +305,44 @@ fn readers_at_the_same_time() {
         }
     });
     let stats = mount.finish();
-    assert!(stats.threads_peak <= SessionConfig::default().threads_max);
+    if transport == Transport::Device {
+        assert!(stats.threads_peak <= SessionConfig::default().threads_max);
+    }
 }
 
-/// Four reads that each wait for the three others: answered only if the session starts threads for
-/// requests that find all workers stuck.
+/// Reads that each wait for all others: answered only if the session starts threads for requests
+/// that find all of its threads stuck.
 #[test]
 fn stuck_workers_get_company() {
-    let config = SessionConfig { threads_max: 4, ..SessionConfig::default() };
-    let Some(mut mount) = Mount::new(Arc::new(Memory::new(4)), config) else { return };
-    std::thread::scope(|scope| {
-        for part in 0..4_u64 {
-            let path = mount.path("slow");
-            scope.spawn(move || {
-                let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::CLOEXEC;
-                let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap();
-                let mut buf = [0; 4096];
-                rustix::io::pread(&file, &mut buf, part * 65536).unwrap();
-                assert_eq!(buf[1], byte_at(part * 65536 + 1));
-            });
-        }
+    over_each_transport(|transport| {
+        // On a ring, threads beyond those that each processor has.
+        let together: u64 = if transport == Transport::Ring { 12 } else { 4 };
+        let config = SessionConfig { threads_max: together as usize, ..over(transport) };
+        let fs = Arc::new(Memory::new(together as usize));
+        let Some(mut mount) = Mount::new(fs, config) else { return };
+        std::thread::scope(|scope| {
+            for part in 0..together {
+                let file = mount.direct("slow");
+                scope.spawn(move || {
+                    let mut buf = [0; 4096];
+                    file.read_at(&mut buf, part * 65536).unwrap();
+                    assert_eq!(buf[1], byte_at(part * 65536 + 1));
+                });
+            }
+        });
+        let stats = mount.finish();
+        assert!(stats.threads_peak >= together as usize);
+        assert!(transport == Transport::Ring || stats.threads_peak == 4);
     });
-    assert_eq!(mount.finish().threads_peak, 4);
 }
 
 #[test]
 fn unmounting_while_busy_is_refused_and_lazy_works() {
-    let Some(mut mount) = Mount::new(Arc::new(Memory::new(1)), SessionConfig::default()) else {
-        return;
-    };
+    over_each_transport(unmount_while_busy);
+}
+
+fn unmount_while_busy(transport: Transport) {
+    let Some(mut mount) = Mount::new(Arc::new(Memory::new(1)), over(transport)) else { return };
     let file = File::open(mount.path("file")).unwrap();
     let error = mount.unmounter.unmount(UnmountFlags::default()).unwrap_err();
     assert!(error.to_string().contains("busy") || error.to_string().contains("uses"), "{error}");
@@ -263,17 +352,18 @@ fn unmounting_while_busy_is_refused_and_lazy_works() {
     file.read_exact_at(&mut byte, 4_000_000).unwrap();
     assert_eq!(byte[0], byte_at(4_000_000));
     drop(file);
-    mount.server.take().unwrap().join().unwrap().unwrap();
+    mount.ended();
 }
 
 #[test]
 fn dropping_an_unserved_session_unmounts() {
-    if !can_mount() {
-        return;
-    }
+    over_each_transport(drop_unserved);
+}
+
+fn drop_unserved(transport: Transport) {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().canonicalize().unwrap();
-    let config = SessionConfig::default();
+    let config = over(transport);
     let session = Session::mount(Arc::new(Memory::new(1)), &target, config.clone()).unwrap();
     assert!(mountinfo::find(&target).unwrap().is_some());
     assert!(session.negotiated().max_read >= 4096);
@@ -285,118 +375,4 @@ fn dropping_an_unserved_session_unmounts() {
     let config = SessionConfig { threads_max: 0, ..config };
     let error = Session::mount(Arc::new(Memory::new(1)), &target, config).unwrap_err();
     assert!(matches!(error, SessionError::Config("threads_max")));
-}
-
-/// Serves a mount in a process of its own, for the tests below.
-#[test]
-#[ignore = "started by other tests"]
-fn server_process() {
-    let Some(target) = std::env::var_os("FERROFS_TEST_TARGET") else { return };
-    let config = SessionConfig::default();
-    let session = Session::mount(Arc::new(Memory::new(1)), target.as_ref(), config).unwrap();
-    let by_helper = session.how() == MountHow::Helper;
-    assert_eq!(by_helper, !rustix::process::geteuid().is_root());
-    let unmounter = session.unmounter().unwrap();
-    let server = std::thread::spawn(move || session.run());
-    let file = File::open(Path::new(&target).join("file")).unwrap();
-    let mut byte = [0; 1];
-    file.read_exact_at(&mut byte, 100_000).unwrap();
-    assert_eq!(byte[0], byte_at(100_000));
-    drop(file);
-    println!("served");
-    if std::env::var_os("FERROFS_TEST_WAIT").is_some() {
-        std::thread::sleep(Duration::from_secs(600));
-    }
-    unmounter.unmount(UnmountFlags::default()).unwrap();
-    server.join().unwrap().unwrap();
-    println!("unmounted");
-}
-
-fn server_command(program: &Path, target: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.args(["--exact", "server_process", "--ignored", "--nocapture"]);
-    command.env("FERROFS_TEST_TARGET", target);
-    command
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_killed_server_leaves_a_mount_that_can_be_told_and_cleaned() {
-    if !can_mount() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let target = directory.path().canonicalize().unwrap();
-    let mut command = server_command(&std::env::current_exe().unwrap(), &target);
-    command.env("FERROFS_TEST_WAIT", "1").stdout(Stdio::piped());
-    let mut server = Killed(command.spawn().unwrap());
-    let mut output = std::io::BufReader::new(server.0.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("served") {
-        line.clear();
-        let read = std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        assert!(read > 0, "the server ended");
-    }
-    drop(server);
-    let dead = fs::metadata(&target).is_err();
-    let second = Session::mount(Arc::new(Memory::new(1)), &target, SessionConfig::default());
-    let error = second.map(drop).err();
-    let flags = UnmountFlags { lazy: true, force: false };
-    ferrofs_linux::unmount(&target, flags).unwrap();
-    assert!(dead);
-    let error = error.expect("a dead mount is in the way");
-    assert!(error.to_string().contains("unmount it first"), "{error}");
-    fs::metadata(&target).unwrap();
-}
-
-#[test]
-fn unprivileged_through_the_helper() {
-    if !can_mount() {
-        return;
-    }
-    if !rustix::process::geteuid().is_root() {
-        return println!("skipped: the other tests are unprivileged already");
-    }
-    let mode = fs::metadata("/dev/fuse").unwrap().mode();
-    if mode & 0o006 != 0o006 {
-        return println!("skipped: /dev/fuse has mode {:o}, for root only", mode & 0o777);
-    }
-    for program in ["fusermount3", "setpriv"] {
-        if Command::new(program).arg("-V").output().is_err() {
-            return println!("skipped: {program} is not installed");
-        }
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let target = directory.path().canonicalize().unwrap().join("a, b\\c");
-    fs::create_dir(&target).unwrap();
-    // Where the user can reach it, whatever the build directory's permissions are.
-    let program = directory.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (path, mode) in [(directory.path(), 0o755), (&program, 0o755), (&target, 0o755)] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-    std::os::unix::fs::chown(&target, Some(65534), Some(65534)).unwrap();
-    let inner = server_command(&program, &target);
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.arg(&program).args(inner.get_args()).env("FERROFS_TEST_TARGET", &target);
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let left = mountinfo::find(&target).unwrap();
-    if left.is_some() {
-        let flags = UnmountFlags { lazy: true, force: true };
-        ferrofs_linux::unmount(&target, flags).unwrap();
-    }
-    assert!(output.status.success(), "{text}{errors}");
-    assert!(text.contains("unmounted"), "{text}{errors}");
-    assert!(left.is_none());
 }

@@ -15,12 +15,22 @@ pub(crate) const FILE_SIZE: u64 = 8 << 20;
 /// The file "sparse" has data in its first MiB only.
 pub(crate) const SPARSE_DATA: u64 = 1 << 20;
 pub(crate) const MANY: u64 = 10_000;
+/// Whoever waits longer than this waits for ever.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 const FILE: u64 = 2;
 const SPARSE: u64 = 3;
 const LINK: u64 = 4;
 const DIRECTORY: u64 = 5;
 const SLOW: u64 = 6;
+/// Its reads wait until the gate is opened.
+const GATED: u64 = 7;
+/// Its data is corrupt.
+const CORRUPT: u64 = 8;
+/// Its reads are shorter than its size promises.
+const SHORT: u64 = 9;
+/// Its reads panic.
+const PANICS: u64 = 10;
 const FIRST: u64 = 1000;
 
 /// The byte of "file" at an offset.
@@ -29,10 +39,20 @@ pub(crate) fn byte_at(offset: u64) -> u8 {
 }
 
 #[derive(Default)]
+struct Gate {
+    open: bool,
+    waiting: usize,
+}
+
+#[derive(Default)]
 pub(crate) struct Memory {
     names: BTreeMap<Vec<u8>, u64>,
     waiting: Mutex<usize>,
     arrived: Condvar,
+    gate: Mutex<Gate>,
+    gate_changed: Condvar,
+    /// Reads of any file so far.
+    pub(crate) reads: AtomicUsize,
     /// How many readers of "slow" must be there before any gets its answer.
     pub(crate) slow_together: usize,
     pub(crate) opens: AtomicUsize,
@@ -46,9 +66,37 @@ impl Memory {
             ("link", LINK),
             ("many", DIRECTORY),
             ("slow", SLOW),
+            ("gated", GATED),
+            ("corrupt", CORRUPT),
+            ("short", SHORT),
+            ("panics", PANICS),
         ];
         let names = names.into_iter().map(|(name, node)| (name.as_bytes().to_vec(), node));
         Self { names: names.collect(), slow_together, ..Self::default() }
+    }
+
+    /// Lets all reads of "gated" go on, from now on.
+    pub(crate) fn open_gate(&self) {
+        self.gate.lock().unwrap().open = true;
+        self.gate_changed.notify_all();
+    }
+
+    /// Waits until this many reads of "gated" wait at the gate.
+    pub(crate) fn wait_for_gated(&self, count: usize) {
+        let gate = self.gate.lock().unwrap();
+        let few = |gate: &mut Gate| gate.waiting < count;
+        let result = self.gate_changed.wait_timeout_while(gate, LIMIT, few).unwrap().1;
+        assert!(!result.timed_out(), "{count} reads did not come");
+    }
+
+    fn wait_at_gate(&self) -> Result<(), Errno> {
+        let mut gate = self.gate.lock().unwrap();
+        gate.waiting += 1;
+        self.gate_changed.notify_all();
+        let closed = |gate: &mut Gate| !gate.open;
+        let (mut gate, result) = self.gate_changed.wait_timeout_while(gate, LIMIT, closed).unwrap();
+        gate.waiting -= 1;
+        if result.timed_out() { Err(Errno::TIMEDOUT) } else { Ok(()) }
     }
 
     fn wait_for_others(&self) -> Result<(), Errno> {
@@ -56,8 +104,7 @@ impl Memory {
         *waiting += 1;
         self.arrived.notify_all();
         let together = |waiting: &mut usize| *waiting < self.slow_together;
-        let limit = Duration::from_secs(60);
-        let result = self.arrived.wait_timeout_while(waiting, limit, together).unwrap().1;
+        let result = self.arrived.wait_timeout_while(waiting, LIMIT, together).unwrap().1;
         if result.timed_out() { Err(Errno::TIMEDOUT) } else { Ok(()) }
     }
 }
@@ -83,7 +130,7 @@ impl ReadOnlyFs for Memory {
             FILE => (0o104_755, FILE_SIZE),
             SPARSE => (0o100_600, FILE_SIZE),
             LINK => (0o120_777, 6),
-            SLOW => (0o100_644, 1 << 20),
+            SLOW | GATED | CORRUPT | SHORT | PANICS => (0o100_644, 1 << 20),
             _ => (0o100_640, node),
         };
         let time = Timestamp { seconds: -1_000_000, nanoseconds: 123_456_789 };
@@ -112,8 +159,14 @@ impl ReadOnlyFs for Memory {
         let ReadRequest { node, offset, .. } = *read;
         let size = self.getattr(node)?.size;
         let len = size.saturating_sub(offset).min(read.len as u64) as usize;
-        if node == SLOW {
-            self.wait_for_others()?;
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        match node {
+            SLOW => self.wait_for_others()?,
+            GATED => self.wait_at_gate()?,
+            CORRUPT => return Err(Errno::UCLEAN),
+            SHORT => return Ok(len / 2),
+            PANICS => panic!("a bug of the file system"),
+            _ => {}
         }
         for (byte, at) in buf[..len].iter_mut().zip(offset..) {
             *byte = if node == SPARSE && at >= SPARSE_DATA { 0 } else { byte_at(at) };

@@ -230,6 +230,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Submits what was given to the kernel.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.ring.submit().map(drop)
+    }
+
     /// Submits what was given to the kernel and waits until something comes back.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         self.ring.submit_and_wait(1).map(drop)

@@ -14,11 +14,12 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::super::worker::Pool;
 use super::Rings;
 use super::channel::{Buffers, Channel, Completion};
-use crate::abi::{InHeader, OutHeader, RingEntry, RingHeaders};
+use crate::abi::{InHeader, OutHeader, RingEntry, RingHeaders, opcode};
 use crate::buffer::Payload;
 use crate::dispatch::{Answer, Dispatcher, Scratch};
 use crate::fs::Errno;
 use crate::mount::Unmounter;
+use crate::request::header;
 
 /// How often the slots of a thread are registered anew after the kernel refused an answer.
 const AGAIN_MAX: u32 = 64;
@@ -54,7 +55,7 @@ impl<'a> Server<'a> {
     pub(super) fn serve(&mut self) -> io::Result<()> {
         self.channel.enable()?;
         for slot in 0..self.channel.len() {
-            self.channel.register(self.pool.device(), slot)?;
+            self.register(slot)?;
         }
         while self.channel.in_kernel() > 0 {
             match self.channel.wait() {
@@ -73,12 +74,28 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
+    fn register(&mut self, slot: usize) -> io::Result<()> {
+        self.channel.register(self.pool.device(), slot)?;
+        self.channel.submit()?;
+        if let Some(queue) = self.channel.queue(slot) {
+            self.rings.kick(self.pool, queue);
+        }
+        Ok(())
+    }
+
     fn answer(&mut self, slot: usize) -> io::Result<()> {
         if let Some(accepted) = self.accepted.get_mut(slot) {
             *accepted = true;
         }
         let number = self.channel.queue(slot).unwrap_or_default();
-        let queue = self.rings.queues.get(usize::from(number));
+        let Some(buffers) = self.channel.buffers(slot) else { return Ok(()) };
+        let (opcode, node) = header(buffers.head).map_or((0, 0), |(h, _)| (h.opcode, h.nodeid));
+        if opcode == opcode::READ {
+            self.rings.set_file(self.pool, node);
+        }
+        // What we brought about ourselves is no reason to grow: it would be one again and again.
+        let counts = opcode != opcode::NOTIFY_REPLY;
+        let queue = self.rings.queues.get(usize::from(number)).filter(|_| counts);
         if let Some(queue) = queue {
             queue.requests.fetch_add(1, Ordering::Relaxed);
             let busy = queue.busy.fetch_add(1, Ordering::SeqCst).saturating_add(1);
@@ -104,7 +121,7 @@ impl<'a> Server<'a> {
             // The kernel did not want the answer, and with it lost sight of the slot.
             tracing::error!(%errno, "the kernel refused an answer over io_uring");
             self.again = self.again.saturating_add(1);
-            return self.channel.register(self.pool.device(), slot);
+            return self.register(slot);
         }
         if !ended {
             tracing::warn!(%errno, accepted, "the kernel refused a slot for FUSE over io_uring");
