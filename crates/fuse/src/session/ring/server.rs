@@ -204,3 +204,6 @@ fn assemble(headers: &RingHeaders, payload: &[u8], message: &mut Vec<u8>) -> Res
     message.extend_from_slice(payload);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
