@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrofs_fuse::{
-    Attr, DirEntry, Entry, Errno, FileKind, ReadOnlyFs, ReadRequest, Session, SessionConfig,
-    StatFs, Transport,
+    Attr, DirEntry, Entry, Errno, ReadOnlyFs, ReadRequest, Session, SessionConfig, StatFs,
+    Transport,
 };
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
@@ -70,7 +70,6 @@ impl ReadOnlyFs for OneFile {
         _cookie: u64,
         _sink: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> std::result::Result<(), Errno> {
-        let _ = FileKind::Unknown;
         Ok(())
     }
 
@@ -131,13 +130,17 @@ impl Server {
         self.directory.path().join("f")
     }
 
-    /// Seconds of CPU time of all its threads.
+    /// Seconds of CPU time of all its threads, those that have ended included.
     fn cpu(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
-            sum += cpu_of(&task?.path())?;
-        }
-        Ok(sum)
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;
+        let ticks: Vec<u64> = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse)
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(ticks.iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 }
 
