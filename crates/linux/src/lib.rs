@@ -16,6 +16,7 @@ pub mod descriptors;
 mod fsmount;
 pub mod fuse_device;
 mod loopdev;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod psi;

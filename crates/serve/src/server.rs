@@ -20,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+/// Heaps of the process. Buffers of file data are reused and not fought for; with one heap for each
+/// thread an idle mount of 100,000 files that were all looked at holds 25 MiB instead of 17.
+const HEAPS: u8 = 2;
 /// Decoded bytes that may wait for being put into the kernel's page cache.
 const PAGE_CACHE_QUEUE: usize = 4 << 20;
 
@@ -42,6 +45,8 @@ impl Server {
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
         let config = spec.options.session(&source.to_string_lossy());
         let engine = spec.options.engine_config();
+        // Before there are threads: each would get a heap of its own.
+        ferrofs_linux::memory::share_heaps(HEAPS);
         // What can fail does before anything is mounted.
         let (mut duties, facts) = duties(&spec.options)?;
         let fs = Arc::new(ErofsFs::new(Arc::new(image), engine));

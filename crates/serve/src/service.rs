@@ -114,7 +114,11 @@ impl Thread {
             // Connections before accepts, which may close the oldest of them.
             for (source, flags) in ready.into_iter().rev() {
                 match source {
-                    Source::Stop => return,
+                    Source::Stop if flags.contains(PollFlags::IN) => return,
+                    Source::Stop => {
+                        tracing::error!(?flags, "control socket and metrics have ended");
+                        return;
+                    }
                     Source::Control => self.accept_control(),
                     Source::Http => self.accept_http(),
                     Source::Pressure => self.feel(flags),
