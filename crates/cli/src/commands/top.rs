@@ -143,15 +143,15 @@ impl Drop for Screen {
 /// Draws over what is there, each line cut to the width, so that nothing flickers.
 fn draw(title: &str, lines: &[String]) -> io::Result<()> {
     let size = rustix::termios::tcgetwinsize(io::stdout());
-    let (width, height) = size.map_or((80, 24), |size| {
-        (usize::from(size.ws_col).max(20), usize::from(size.ws_row).max(5))
-    });
+    // A terminal that does not know its size says 0.
+    let or = |size: u16, unknown| if size == 0 { unknown } else { usize::from(size) };
+    let (width, height) = size.map_or((80, 24), |size| (or(size.ws_col, 80), or(size.ws_row, 24)));
     let cut = |line: &str| line.chars().take(width).collect::<String>();
     let mut text = String::from("\x1b[H");
     let head = format!("ferrofs top: {title}  (q quits)");
     // A string takes everything.
     let _ = write!(text, "\x1b[1m{}\x1b[0m\x1b[K", cut(&head));
-    for line in lines.iter().take(height - 1) {
+    for line in lines.iter().take(height.saturating_sub(1)) {
         let _ = write!(text, "\r\n{}\x1b[K", cut(line));
     }
     text.push_str("\x1b[J");
