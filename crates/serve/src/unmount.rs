@@ -28,7 +28,7 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
 }
 
 /// The absolute path without symbolic links. The mount itself is not asked: it may be dead.
-fn resolve(target: &Path) -> Result<PathBuf> {
+pub(crate) fn resolve(target: &Path) -> Result<PathBuf> {
     let fail = |error| Error::Open { path: target.to_owned(), error };
     let is_link = target.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
     let absolute = std::path::absolute(target).map_err(fail)?;

@@ -4,9 +4,11 @@
 //! Invariant: neither the server of the mount nor the disk below it is asked, so a dead or stuck one
 //! cannot hang us (if the path is the mount point itself).
 
+use crate::unmount::resolve;
 use crate::{Error, Result};
 use ferrofs_linux::mountinfo::{self, MountEntry};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
 /// A mount, found by a path in it.
