@@ -25,8 +25,17 @@ impl Place {
         let fail = |error: std::io::Error| Error::Open { path: path.to_owned(), error };
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         let wanted = StatxFlags::TYPE | StatxFlags::MNT_ID;
-        let stat =
-            rustix::fs::statx(CWD, path, flags, wanted).map_err(|errno| fail(errno.into()))?;
+        let stat = match rustix::fs::statx(CWD, path, flags, wanted) {
+            Ok(stat) => stat,
+            // Root may not look into another user's FUSE mount, but may talk to its server; and a
+            // mount whose server has died is still one.
+            Err(errno @ (Errno::ACCESS | Errno::NOTCONN)) => {
+                let entry = resolve(path).ok().and_then(|path| mountinfo::find(&path).ok()?);
+                let entry = entry.ok_or_else(|| fail(errno.into()))?;
+                return Ok(Self { path: path.to_owned(), entry });
+            }
+            Err(errno) => return Err(fail(errno.into())),
+        };
         let device = (stat.stx_dev_major, stat.stx_dev_minor);
         let has_id = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         let list = mountinfo::read()
