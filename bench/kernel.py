@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Throughput through FUSE as a part of the throughput of the kernel's EROFS, on the same images.
 
-The whole tree sequentially by one and by two readers, and 20,000 random reads of 4 KiB; each round
+The whole tree by one reader that walks it (as tar does), by one and by two that know the paths (and so
+look up each), and 20,000 random reads of 4 KiB; each round
 mounts anew, so that no file is cached, while the image is. As root.
 
   bench/kernel.py --ferrofs target/release/ferrofs --mkfs mkfs.erofs --tree TREE --scratch DIR
@@ -83,6 +84,7 @@ def main():
     for index, half in enumerate(halves):
         half.write_bytes(b"".join(record + b"\0" for record in records[index::2]))
     cases = {
+        "all, walking": ("walk", [whole], []),
         "all, 1 reader": ("seq", [whole], []),
         "all, 2 readers": ("seq", halves, []),
         "random 4 KiB": ("rand", [whole], ["20000", "7", "1"]),

@@ -4,6 +4,7 @@
 benchmark and the reader's own CPU time is not mixed with anybody's.
 
     reader.py seq  ROOT LIST            every file of LIST, in order, in pieces of 1 MiB
+    reader.py walk ROOT LIST            every file, found by walking the directories; LIST is not looked at
     reader.py crc  ROOT LIST            every file whole, summed up: for comparing two trees
     reader.py rand ROOT LIST COUNT SEED SMALLEST
                                         4 KiB preads at seeded places; files of SMALLEST bytes and
@@ -46,6 +47,23 @@ def sequential(root, files):
         if left:
             sys.exit(f"{os.fsdecode(name)}: {size - left} bytes read, {size} expected")
         total += size
+    return total, reads, 0
+
+
+def walked(root):
+    """Reads every byte of every file as a tool that packs a tree does; returns (bytes, reads, 0)."""
+    buffer = memoryview(bytearray(PIECE))
+    total = reads = 0
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.islink(path) or not os.path.isfile(path):
+                continue
+            handle = os.open(path, os.O_RDONLY)
+            while got := os.readv(handle, [buffer]):
+                total += got
+                reads += 1
+            os.close(handle)
     return total, reads, 0
 
 
@@ -93,6 +111,8 @@ def main(arguments):
     start = time.monotonic()
     if what == "seq":
         total, reads, crc = sequential(root, files)
+    elif what == "walk":
+        total, reads, crc = walked(root)
     elif what == "rand":
         total, reads, crc = scattered(root, files, *map(int, arguments[3:6]))
     elif what == "crc":
