@@ -217,10 +217,15 @@ fn an_idle_server_is_idle() {
         }
         total
     };
-    // Threads that are not needed any more may still end.
-    std::thread::sleep(Duration::from_secs(1));
-    let before = (ticks(), switches());
-    std::thread::sleep(Duration::from_secs(2));
-    let after = (ticks(), switches());
-    assert!(after.0 - before.0 <= 1 && after.1 <= before.1 + 2, "{before:?} {after:?}");
+    // Threads that are not needed any more may still end, and other tests make the kernel ask for
+    // this or that; one that polls would be seen in every second.
+    let mut seen = vec![];
+    let calm = (0..15).any(|_| {
+        let before = (ticks(), switches());
+        std::thread::sleep(Duration::from_secs(1));
+        let after = (ticks(), switches());
+        seen.push((before, after));
+        after.0 == before.0 && after.1 <= before.1
+    });
+    assert!(calm, "{seen:?}");
 }
