@@ -83,7 +83,7 @@ for row in none:4K lz4:4K lz4hc,9:64K zstd,3:64K; do
         set --
     fi
     start=$(now)
-    "$ferrofs" build "$tree" -o "$image" "$@"
+    "$ferrofs" build "$tree" -o "$image" "$@" >/dev/null
     build=$(since "$start")
     size=$(stat -c %s "$image")
     start=$(now)
