@@ -22,9 +22,9 @@ setup:
 fuzz:
 	fuzz/smoke.sh 600
 
-# Every bit and byte of the damaged images, not a sample: some minutes more.
+# Every bit and byte of the damaged images, not a sample, and ten minutes of readers with faults.
 soak:
-	FERROFS_EXHAUSTIVE=1 cargo test --release --locked -p ferrofs-tests --test hostile
+	FERROFS_EXHAUSTIVE=1 FERROFS_SOAK_SECONDS=600 cargo test --release --locked -p ferrofs-tests --test hostile --test engine
 
 # Side by side with erofs-utils; see bench/README.md for how to get those.
 bench:

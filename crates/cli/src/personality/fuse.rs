@@ -38,7 +38,8 @@ Mounts an EROFS image by FUSE. This is ferrofs with the options of erofs-utils 1
  -f                     stay in the foreground
  -s                     one thread only
  -o OPTION[,...]        ro, nosuid, suid, nodev, dev, noexec, allow_other, clone_fd, max_threads=#,
-                        max_read=#, fsname=X, subtype=X, cache_bytes=#
+                        max_read=#, fsname=X, subtype=X; of ferrofs: cache=#, cache_strategy=X,
+                        sync_decompress=X, [no]readmore, psi and others (see `ferrofs mount --help`)
 ";
 
 pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
