@@ -235,7 +235,7 @@ impl Engine {
         *config = EngineConfig { strategy, workers, strict, ..*config };
         // Under the lock, so that two changes of the limit do not cross.
         if config.cache_bytes != cache_bytes {
-            self.core.caches.set_limit(config.cache_bytes);
+            self.core.caches.set_limit(config.cache_bytes, strategy);
         }
     }
 

@@ -106,10 +106,9 @@ impl Balance {
         Shares(self.shares)
     }
 
-    /// Another budget, divided in the same proportion.
-    pub(crate) fn set_total(&mut self, total: u64) -> Shares {
+    /// Another budget, divided in the same proportion, or as [`Balance::new`] does if there was none.
+    pub(crate) fn set_total(&mut self, total: u64, encoded: Option<u64>) -> Shares {
         if self.total == 0 {
-            let encoded = if self.encoded_moves { None } else { Some(0) };
             self.total = total;
             self.divide(encoded);
             return self.shares();
@@ -226,9 +225,12 @@ mod tests {
     fn a_budget_grows_and_shrinks() {
         let mut balance = Balance::new(0, None);
         assert_eq!(balance.shares(), Shares([0, 0, 0]));
-        assert_eq!(balance.set_total(800), Shares([400, 350, 50]));
-        assert_eq!(balance.set_total(80), Shares([40, 35, 5]));
-        assert_eq!(balance.set_total(7).0.iter().sum::<u64>(), 7);
-        assert_eq!(balance.set_total(0), Shares([0, 0, 0]));
+        assert_eq!(balance.set_total(800, None), Shares([400, 350, 50]));
+        assert_eq!(balance.set_total(80, None), Shares([40, 35, 5]));
+        assert_eq!(balance.set_total(7, None).0.iter().sum::<u64>(), 7);
+        assert_eq!(balance.set_total(0, None), Shares([0, 0, 0]));
+        // A fixed share comes back with the budget.
+        let mut balance = Balance::new(0, Some(0));
+        assert_eq!(balance.set_total(800, Some(200)), Shares([200, 525, 75]));
     }
 }

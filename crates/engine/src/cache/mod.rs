@@ -320,8 +320,8 @@ impl Caches {
         }
     }
 
-    pub(crate) fn set_limit(&self, limit: u64) {
-        let shares = self.balance().set_total(limit);
+    pub(crate) fn set_limit(&self, limit: u64, strategy: Strategy) {
+        let shares = self.balance().set_total(limit, strategy.encoded_share(limit));
         self.apply(shares);
     }
 

@@ -32,9 +32,9 @@ fn stays_below_its_limit_and_shrinks() {
         assert!(total(&caches) <= 4 << 20, "{:?}", caches.usage());
     }
     assert!(total(&caches) > 2 << 20, "{:?}", caches.usage());
-    caches.set_limit(1_000_000);
+    caches.set_limit(1_000_000, Strategy::Split);
     assert!(total(&caches) <= 1_000_000, "{:?}", caches.usage());
-    caches.set_limit(8 << 20);
+    caches.set_limit(8 << 20, Strategy::Split);
     caches.drop_encoded();
     assert_eq!(caches.usage().encoded, 0);
     caches.drop_decoded();
