@@ -113,13 +113,16 @@ impl Balance {
             self.divide(encoded);
             return self.shares();
         }
-        for share in &mut self.shares {
-            *share = (u128::from(*share) * u128::from(total) / u128::from(self.total)) as u64;
-        }
+        let part = |share: u64, of: u64, total: u64| {
+            // Nothing of nothing is left alone.
+            (u128::from(share) * u128::from(total) / u128::from(of.max(1))) as u64
+        };
+        let [old_encoded, old_extents, old_pages] = self.shares;
+        let encoded = encoded.unwrap_or(part(old_encoded, self.total, total)).min(total);
+        let decoded = total - encoded;
+        let pages = part(old_pages, old_extents + old_pages, decoded);
+        self.shares = [encoded, decoded - pages, pages];
         self.total = total;
-        // What rounding lost.
-        let sum: u64 = self.shares.iter().sum();
-        self.shares[PoolKind::Extents as usize] += total - sum;
         self.shares()
     }
 
@@ -232,5 +235,7 @@ mod tests {
         // A fixed share comes back with the budget.
         let mut balance = Balance::new(0, Some(0));
         assert_eq!(balance.set_total(800, Some(200)), Shares([200, 525, 75]));
+        balance.set_total(3, Some(0));
+        assert_eq!(balance.set_total(800, Some(200)).0[0], 200);
     }
 }
