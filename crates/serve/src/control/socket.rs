@@ -63,8 +63,12 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
 #[derive(Clone, Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: Identity,
 }
+
+/// Device, inode number, and time of last change (ext4 gives the number of a removed file to the
+/// next one).
+type Identity = (u64, u64, i64, i64);
 
 impl SocketFile {
     pub(crate) fn path(&self) -> &Path {
@@ -80,8 +84,8 @@ impl SocketFile {
     }
 }
 
-fn identity(meta: &Metadata) -> (u64, u64) {
-    (meta.dev(), meta.ino())
+fn identity(meta: &Metadata) -> Identity {
+    (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())
 }
 
 /// A socket that is listened on; gone when this is dropped.
@@ -120,12 +124,11 @@ impl Listener {
             _ => {}
         }
         let socket = UnixListener::bind(&path)?;
-        let identity = identity(&path.symlink_metadata()?);
-        let listener = Self { socket, file: SocketFile { path, identity } };
         // Nobody else can pass the folder; this is for those who look at the socket alone.
-        rustix::fs::chmod(&listener.file.path, Mode::RUSR | Mode::WUSR)?;
-        listener.socket.set_nonblocking(true)?;
-        Ok(listener)
+        rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR)?;
+        socket.set_nonblocking(true)?;
+        let identity = identity(&path.symlink_metadata()?);
+        Ok(Self { socket, file: SocketFile { path, identity } })
     }
 }
 
