@@ -83,9 +83,10 @@ pub struct Surplus {
 }
 
 impl Surplus {
-    /// All of an extent that begins at `offset` of the file.
-    pub(crate) fn new(offset: u64, bytes: Arc<Decoded>) -> Self {
-        let range = 0..bytes.len();
+    /// What is decoded of an extent of `len` bytes that begins at `offset` of the file. The pcluster
+    /// may have been decoded further, for another file that has more of it.
+    pub(crate) fn new(offset: u64, len: usize, bytes: Arc<Decoded>) -> Self {
+        let range = 0..bytes.len().min(len);
         Self { offset, bytes, range }
     }
 

@@ -21,8 +21,8 @@ use crate::registry::Need;
 use crate::request::{Hint, Surplus};
 use crate::{Core, Scratch};
 use ferrofs_image::{
-    Algorithm, Corruption, DecodeError, Decoder, DeviceAddress, Encoding, Error, Location, Nid,
-    Result, decode_extent, decode_extent_in_place,
+    Algorithm, Corruption, DecodeError, Decoder, DeviceAddress, Encoding, Error, Extent, Location,
+    Nid, Result, decode_extent, decode_extent_in_place,
 };
 use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
@@ -427,7 +427,8 @@ impl Core {
         self.keep(key, &fresh, &wanted, target.is_empty(), context);
         // What comes out of the packed inode lies elsewhere in the file.
         if found.wants_surplus && encoded.nid == context.nid && fresh.len() > wanted.len() {
-            found.surplus.push(Surplus::new(encoded.extent.start, Arc::clone(&fresh)));
+            let Extent { start, .. } = encoded.extent;
+            found.surplus.push(Surplus::new(start, encoded.whole(), Arc::clone(&fresh)));
         }
         let bytes = fresh.len();
         owned.finish(bytes, || fresh);
