@@ -13,6 +13,7 @@ test: setup lint
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo metadata --manifest-path fuzz/Cargo.toml --format-version 1 --locked >/dev/null
 
 # Installs what the two commands above need, where it can; says how to get what it cannot.
 setup:
