@@ -24,7 +24,9 @@ fuzz_target!(|data: &[u8]| {
         let mut padded = stream.to_vec();
         padded.extend_from_slice(&[0; 64]);
         let mut out = vec![0; len];
-        Decoder::strict().decode_lz4_unpadded(&padded, &mut out).expect("padding behind is ignored");
+        Decoder::strict()
+            .decode_lz4_unpadded(&padded, &mut out)
+            .expect("padding behind is ignored");
         assert!(out == whole, "padding behind changes the bytes");
     }
 });

@@ -25,6 +25,10 @@ pub fn check(algorithm: Algorithm, data: &[u8], reference: Reference) -> Option<
     let mut decoder = Decoder::strict();
     let whole = both(len, |dst| decoder.decode_exact(algorithm, &limits(data), stream, dst));
     let mut longer: Option<Vec<u8>> = whole.as_ref().ok().cloned();
+    let start = stream.iter().position(|&byte| byte != 0).unwrap_or(stream.len());
+    // Heads of DEFLATE are decoded by another library than whole streams, and that one refuses some
+    // incomplete codes. An error is all right where a third party sees one, too.
+    let agreed = if whole.is_ok() { reference(&stream[start..], len) } else { None };
     // From long to short: what has a head has every shorter one.
     for len in [len, len / 2, (len / 2).min(100)] {
         let head = both(len, |dst| decoder.decode_prefix(algorithm, &limits(data), stream, dst));
@@ -33,14 +37,16 @@ pub fn check(algorithm: Algorithm, data: &[u8], reference: Reference) -> Option<
                 let len = head.len().min(longer.len());
                 assert!(head[..len] == longer[..len], "a head of {len} bytes is another");
             }
-            (Some(_), Err(error)) => panic!("what decodes whole has no head of {len}: {error}"),
+            (Some(_), Err(error)) => {
+                let sound = whole.is_err() || agreed.is_some();
+                assert!(!sound, "what decodes whole has no head of {len}: {error}");
+            }
             (None, Ok(head)) => longer = Some(head),
             (None, Err(_)) => {}
         }
     }
     let whole = whole.ok()?;
-    let start = stream.iter().position(|&byte| byte != 0)?;
-    if let Some(decoded) = reference(&stream[start..], len) {
+    if let Some(decoded) = agreed {
         let first = decoded.iter().zip(&whole).position(|(theirs, ours)| theirs != ours);
         assert!(
             decoded == whole,
