@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Blobs as byte ranges: fetched on demand, verified, and kept in a cache that survives crashes.
+//!
+//! What it refuses to know: EROFS and FUSE. Invariant: a byte that is given out is the blob's, or
+//! the call fails; nothing reaches the cache or a reader that was not verified as far as the blob
+//! has a digest table.
+
+mod error;
+mod source;
+
+pub use error::{FetchError, FetchErrorKind};
+pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the bytes of a blob come from.
+//!
+//! A source makes one attempt; retries, mirrors, bandwidth and verification are of those above it.
+
+use crate::FetchError;
+use std::fmt;
+use std::ops::Range;
+use std::time::Instant;
+
+/// Who waits for the bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[expect(clippy::exhaustive_enums, reason = "there is nothing between waiting and not waiting")]
+pub enum Priority {
+    /// Nobody yet.
+    Prefetch,
+    /// A reader.
+    #[default]
+    Demand,
+}
+
+/// What a fetch needs to know besides its range.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..FetchContext::default()`")]
+pub struct FetchContext {
+    /// The attempt must have ended by then.
+    pub deadline: Option<Instant>,
+    /// Who waits.
+    pub priority: Priority,
+    /// Ask the origin itself, past proxies' and mirrors' caches: what they gave was wrong.
+    pub fresh: bool,
+}
+
+/// What a source knows of its blob without reading it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "all that tells one version of a blob from another")]
+pub struct Identity {
+    /// Bytes of the blob.
+    pub size: u64,
+    /// A strong validator (an ETag, a digest, inode and time of a file), if there is one.
+    pub validator: Option<String>,
+}
+
+/// The receiver has enough, or cannot go on: the source ends the transfer and returns `Ok`. Why is
+/// for the receiver to know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "a mark")]
+pub struct SinkStop;
+
+/// Who receives fetched bytes, in order.
+pub trait Sink {
+    /// The bytes that follow begin at `offset` of the blob: the start of the range that was asked for,
+    /// or 0 if the server ignores ranges and sends everything. `total` is the size of the blob, if
+    /// the source has just learned it. Called once an attempt, before any byte.
+    fn begin(&mut self, offset: u64, total: Option<u64>) -> Result<(), SinkStop>;
+
+    /// Where the next bytes are to be put, never empty. A source may fill a part of it only.
+    fn room(&mut self) -> &mut [u8];
+
+    /// The first `count` bytes of [`Sink::room`] have been filled; never more than its length.
+    fn filled(&mut self, count: usize) -> Result<(), SinkStop>;
+}
+
+/// A blob somewhere else. Used by many threads at once.
+pub trait RangeSource: Send + Sync + fmt::Debug {
+    /// What it is, for messages and logs: a URL or path, without credentials.
+    fn describe(&self) -> String;
+
+    /// Size and validator.
+    fn identity(&self, context: &FetchContext) -> Result<Identity, FetchError>;
+
+    /// Gives `sink` the bytes of `range`, which lies in the blob and is not empty: all of them, or
+    /// fails. If the server does not know ranges, gives the whole blob from 0 on. One attempt;
+    /// expired credentials and redirects are renewed within it, once for all who wait.
+    fn fetch(
+        &self,
+        range: Range<u64>,
+        sink: &mut dyn Sink,
+        context: &FetchContext,
+    ) -> Result<(), FetchError>;
+}
