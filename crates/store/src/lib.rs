@@ -6,7 +6,16 @@
 //! has a digest table.
 
 mod error;
+mod origin;
+mod prefetch;
 mod source;
+mod table;
 
 pub use error::{FetchError, FetchErrorKind};
+pub use origin::{Cancel, Clock, Deadline, Demand, SystemClock};
+pub use prefetch::{Fill, FillError};
 pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
+pub use table::{
+    Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
+    Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
+};

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A sink that keeps one range in memory, whatever more the source gives.
+
+use crate::{FetchContext, FetchError, FetchErrorKind, RangeSource, Sink, SinkStop};
+use std::ops::Range;
+
+/// Fetches a range into memory, which grows as bytes come.
+pub(super) fn gather(
+    source: &dyn RangeSource,
+    range: Range<u64>,
+    context: &FetchContext,
+) -> Result<Vec<u8>, FetchError> {
+    let mut sink = Gather { range: range.clone(), at: 0, kept: vec![], room: vec![0; ROOM_LEN] };
+    source.fetch(range.clone(), &mut sink, context)?;
+    if sink.kept.len() as u64 != range.end - range.start {
+        let found = sink.kept.len();
+        let what = format!("{}: {found} bytes of {range:?}", source.describe());
+        return Err(FetchError::new(FetchErrorKind::Length, what));
+    }
+    Ok(sink.kept)
+}
+
+const ROOM_LEN: usize = 64 << 10;
+
+struct Gather {
+    range: Range<u64>,
+    /// Where the next byte is in the table.
+    at: u64,
+    kept: Vec<u8>,
+    room: Vec<u8>,
+}
+
+impl Sink for Gather {
+    fn begin(&mut self, offset: u64, _total: Option<u64>) -> Result<(), SinkStop> {
+        self.at = offset;
+        self.kept.clear();
+        // Later than the start: it can never become whole.
+        if offset > self.range.start { Err(SinkStop) } else { Ok(()) }
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.room
+    }
+
+    fn filled(&mut self, count: usize) -> Result<(), SinkStop> {
+        let bytes = &self.room[..count];
+        let skip = self.range.start.saturating_sub(self.at).min(count as u64) as usize;
+        let wanted = (self.range.end - self.range.start) as usize - self.kept.len();
+        self.kept.extend(bytes[skip..].iter().take(wanted));
+        self.at += count as u64;
+        if self.at >= self.range.end { Err(SinkStop) } else { Ok(()) }
+    }
+}
