@@ -6,13 +6,18 @@
 //! has a digest table.
 
 mod error;
+mod limit;
 mod origin;
 mod prefetch;
 mod source;
 mod table;
 
 pub use error::{FetchError, FetchErrorKind};
-pub use origin::{Cancel, Clock, Deadline, Demand, SystemClock};
+pub use limit::{LimitConfig, Limits, Permit};
+pub use origin::{
+    Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,
+    Served, SourceStats, SystemClock,
+};
 pub use prefetch::{Fill, FillError};
 pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
 pub use table::{

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How much may be asked of the network at once: bytes a second, and requests.
+//!
+//! It refuses to know what is fetched. Invariant: while somebody waits for bytes, nothing that
+//! nobody waits for takes what they need.
+
+use crate::{Cancel, Clock, Priority, SystemClock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Limits for all origins of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..LimitConfig::default()`")]
+pub struct LimitConfig {
+    /// Bytes a second, all in all.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes a second of what nobody waits for.
+    pub prefetch_bytes_per_second: Option<u64>,
+    /// Requests at once.
+    pub requests_max: usize,
+    /// Requests at once of what nobody waits for.
+    pub prefetch_requests_max: usize,
+}
+
+impl Default for LimitConfig {
+    fn default() -> Self {
+        Self {
+            bytes_per_second: None,
+            prefetch_bytes_per_second: None,
+            requests_max: 64,
+            prefetch_requests_max: 4,
+        }
+    }
+}
+
+/// The limits, and what is used of them.
+#[derive(Debug)]
+pub struct Limits {
+    config: LimitConfig,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    all: Option<Bucket>,
+    prefetch: Option<Bucket>,
+    requests: usize,
+    prefetch_requests: usize,
+    /// Readers that wait for a permit or bytes.
+    waiting: usize,
+}
+
+/// Tokens are bytes; a debt is paid by whoever comes next, so that a taker of any size passes.
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// What may come at once: a tenth of a second, at least a packet or two.
+    fn burst(&self) -> f64 {
+        (self.rate / 10.0).max(16384.0)
+    }
+
+    fn new(rate: u64, now: Instant) -> Self {
+        let mut bucket = Self { rate: rate.max(1) as f64, tokens: 0.0, at: now };
+        bucket.tokens = bucket.burst();
+        bucket
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let time = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = time.mul_add(self.rate, self.tokens).min(self.burst());
+        self.at = now;
+    }
+
+    /// How long until there is more than `reserve`.
+    fn wait(&self, reserve: f64) -> Duration {
+        let missing = reserve - self.tokens;
+        if missing < 0.0 {
+            return Duration::ZERO;
+        }
+        // A little more than exactly, so that rounding does not make a second wait of nothing.
+        Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX)
+            + Duration::from_micros(1)
+    }
+}
+
+impl Limits {
+    /// Limits by the system's clock.
+    #[must_use]
+    pub fn new(config: LimitConfig) -> Self {
+        Self::with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// Limits by a clock.
+    #[must_use]
+    pub fn with_clock(config: LimitConfig, clock: Arc<dyn Clock>) -> Self {
+        let now = clock.now();
+        let bucket = |rate: Option<u64>| rate.map(|rate| Bucket::new(rate, now));
+        let state = Mutex::new(State {
+            all: bucket(config.bytes_per_second),
+            prefetch: bucket(config.prefetch_bytes_per_second),
+            requests: 0,
+            prefetch_requests: 0,
+            waiting: 0,
+        });
+        Self { config, clock, state, freed: Condvar::new() }
+    }
+
+    /// Waits for the right to one request; `None` if cancelled or too late. Prefetch never takes
+    /// the last of the permits, nor one that a reader waits for.
+    pub fn permit(
+        &self,
+        priority: Priority,
+        until: Option<Instant>,
+        cancel: Option<&Cancel>,
+    ) -> Option<Permit<'_>> {
+        let prefetch = priority == Priority::Prefetch;
+        let mut state = self.lock();
+        let mut waiting = false;
+        let permit = loop {
+            let free = state.requests < self.config.requests_max.max(1);
+            let room = self.config.requests_max.saturating_sub(1).max(1);
+            let yielding = state.waiting > 0
+                || state.prefetch_requests >= self.config.prefetch_requests_max.max(1)
+                || state.requests >= room;
+            if free && !(prefetch && yielding) {
+                state.requests += 1;
+                state.prefetch_requests += usize::from(prefetch);
+                break Some(Permit { limits: self, prefetch });
+            }
+            let late = until.is_some_and(|until| self.clock.now() >= until);
+            if late || cancel.is_some_and(Cancel::is_cancelled) {
+                break None;
+            }
+            if !prefetch && !waiting {
+                waiting = true;
+                state.waiting += 1;
+            }
+            // Cancelling does not wake this condition: look from time to time.
+            let pause = Duration::from_millis(50);
+            state = self.freed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        state.waiting -= usize::from(waiting);
+        drop(state);
+        if waiting {
+            self.freed.notify_all();
+        }
+        permit
+    }
+
+    /// Whether readers wait for a permit.
+    pub fn is_contended(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    /// How many bytes to take from the network in one piece, so that a limit is smooth; `None`: any.
+    pub fn piece_max(&self, priority: Priority) -> Option<usize> {
+        let rates = [
+            self.config.bytes_per_second,
+            self.config.prefetch_bytes_per_second.filter(|_| priority == Priority::Prefetch),
+        ];
+        let rate = rates.into_iter().flatten().min()?;
+        Some(usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(4096, 256 << 10))
+    }
+
+    /// Accounts for bytes that came, and waits as long as it takes to keep to the limits, or until
+    /// cancelled. A wait on the receiver's side slows the sender: TCP sees to it.
+    pub fn take(&self, bytes: u64, priority: Priority, cancel: Option<&Cancel>) {
+        let prefetch = priority == Priority::Prefetch;
+        if self.config.bytes_per_second.is_none()
+            && !(prefetch && self.config.prefetch_bytes_per_second.is_some())
+        {
+            return;
+        }
+        loop {
+            let mut state = self.lock();
+            let now = self.clock.now();
+            let mut wait = Duration::ZERO;
+            if let Some(bucket) = &mut state.all {
+                bucket.fill(now);
+                // The last half of the bucket is for readers.
+                let reserve = if prefetch { bucket.burst() / 2.0 } else { 0.0 };
+                wait = bucket.wait(reserve);
+            }
+            if let Some(bucket) = state.prefetch.as_mut().filter(|_| prefetch) {
+                bucket.fill(now);
+                wait = wait.max(bucket.wait(0.0));
+            }
+            if wait.is_zero() || cancel.is_some_and(Cancel::is_cancelled) {
+                let State { all, prefetch: own, .. } = &mut *state;
+                for bucket in all.iter_mut().chain(own.iter_mut().filter(|_| prefetch)) {
+                    bucket.tokens -= bytes as f64;
+                }
+                return;
+            }
+            drop(state);
+            self.clock.sleep(wait, cancel);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new(LimitConfig::default())
+    }
+}
+
+/// The right to one request, until it is dropped.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    limits: &'a Limits,
+    prefetch: bool,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let mut state = self.limits.lock();
+        state.requests -= 1;
+        state.prefetch_requests -= usize::from(self.prefetch);
+        drop(state);
+        self.limits.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::tests::TestClock;
+
+    const MIB: u64 = 1 << 20;
+
+    fn limits(config: LimitConfig) -> (Limits, Arc<TestClock>) {
+        let clock = Arc::new(TestClock::default());
+        (Limits::with_clock(config, clock.clone()), clock)
+    }
+
+    #[test]
+    fn bytes_keep_to_the_rate() {
+        let rate = Some(10 * MIB);
+        let (limits, clock) =
+            limits(LimitConfig { bytes_per_second: rate, ..LimitConfig::default() });
+        for _ in 0..1000 {
+            limits.take(MIB / 10, Priority::Demand, None);
+        }
+        let seconds = clock.elapsed().as_secs_f64();
+        assert!((9.7..10.1).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn prefetch_has_its_own_rate_and_leaves_tokens_to_readers() {
+        let (limits, clock) = limits(LimitConfig {
+            bytes_per_second: Some(10 * MIB),
+            prefetch_bytes_per_second: Some(MIB),
+            ..LimitConfig::default()
+        });
+        for _ in 0..100 {
+            limits.take(MIB / 10, Priority::Prefetch, None);
+        }
+        let seconds = clock.elapsed().as_secs_f64();
+        assert!((9.5..10.2).contains(&seconds), "{seconds}");
+        limits.take(MIB / 2, Priority::Demand, None);
+        assert!(clock.elapsed().as_secs_f64() - seconds < 0.001, "a reader has tokens at once");
+    }
+
+    #[test]
+    fn without_limits_nothing_waits() {
+        let (limits, clock) = limits(LimitConfig::default());
+        limits.take(u64::MAX, Priority::Prefetch, None);
+        limits.take(u64::MAX, Priority::Demand, None);
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+        assert_eq!(limits.piece_max(Priority::Demand), None);
+    }
+
+    #[test]
+    fn a_cancelled_taker_does_not_wait() {
+        let (limits, clock) =
+            limits(LimitConfig { bytes_per_second: Some(1), ..LimitConfig::default() });
+        let cancel = Cancel::new();
+        cancel.cancel();
+        limits.take(MIB, Priority::Demand, Some(&cancel));
+        limits.take(MIB, Priority::Demand, Some(&cancel));
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn prefetch_leaves_permits_to_readers() {
+        let (limits, clock) = limits(LimitConfig {
+            requests_max: 3,
+            prefetch_requests_max: 8,
+            ..LimitConfig::default()
+        });
+        let now = Some(clock.now());
+        let first = limits.permit(Priority::Prefetch, now, None);
+        let second = limits.permit(Priority::Prefetch, now, None);
+        assert!(first.is_some() && second.is_some());
+        assert!(limits.permit(Priority::Prefetch, now, None).is_none(), "one is for readers");
+        let reader = limits.permit(Priority::Demand, now, None);
+        assert!(reader.is_some());
+        assert!(limits.permit(Priority::Demand, now, None).is_none());
+        drop(first);
+        assert!(limits.permit(Priority::Demand, now, None).is_some());
+        drop((second, reader));
+        assert_eq!(limits.lock().requests, 0);
+        assert!(!limits.is_contended());
+    }
+}
