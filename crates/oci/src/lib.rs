@@ -6,3 +6,18 @@
 //! its deadline, keeps to the lengths that were asked for, and shows credentials to nobody but the
 //! host they are for.
 #![forbid(unsafe_code)]
+
+mod credentials;
+mod error;
+pub mod http;
+pub mod layout;
+pub mod manifest;
+mod reference;
+mod registry;
+mod token;
+
+pub use credentials::{Credential, Credentials};
+pub use error::{Error, ErrorKind, Secret};
+pub use manifest::{Descriptor, Manifest, Platform};
+pub use reference::{Digest, Reference};
+pub use registry::{Fetched, Registry, RegistryOptions};

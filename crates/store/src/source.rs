@@ -3,6 +3,9 @@
 //!
 //! A source makes one attempt; retries, mirrors, bandwidth and verification are of those above it.
 
+pub mod file;
+pub mod http;
+
 use crate::FetchError;
 use std::fmt;
 use std::ops::Range;
