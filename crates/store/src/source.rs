@@ -5,6 +5,9 @@
 
 pub mod file;
 pub mod http;
+pub mod oci;
+pub mod remote;
+pub mod s3;
 
 use crate::FetchError;
 use std::fmt;

@@ -245,15 +245,16 @@ impl HttpSource {
     }
 
     /// The part that a 206 brings, checked against what was asked for; and the size of the whole.
-    fn part(&self, answer: &Response, asked: &Range<u64>) -> Result<(u64, Option<u64>), FetchError> {
+    fn part(
+        &self,
+        answer: &Response,
+        asked: &Range<u64>,
+    ) -> Result<(u64, Option<u64>), FetchError> {
         let shown = || answer.header("content-range").map(|text| text.chars().take(80).collect());
         let wrong = |why: &str| {
             let shown: String = shown().unwrap_or_default();
-            let what = format!(
-                "{why}: asked for bytes {}-{}, got {shown:?}",
-                asked.start,
-                asked.end - 1
-            );
+            let what =
+                format!("{why}: asked for bytes {}-{}, got {shown:?}", asked.start, asked.end - 1);
             self.error(FetchErrorKind::Length, what)
         };
         if answer.header("content-type").is_some_and(|kind| kind.starts_with("multipart/")) {
@@ -324,7 +325,7 @@ impl HttpSource {
     }
 
     /// Serves from the first bytes that came with the size, once.
-    fn from_head(&self, range: &Range<u64>, sink: &mut dyn Sink) -> bool {
+    fn serve_head(&self, range: &Range<u64>, sink: &mut dyn Sink) -> bool {
         let (head, size) = {
             let mut known = self.lock();
             if range.end > known.head.len() as u64 {
@@ -370,7 +371,7 @@ impl RangeSource for HttpSource {
         sink: &mut dyn Sink,
         context: &FetchContext,
     ) -> Result<(), FetchError> {
-        if !context.fresh && self.from_head(&range, sink) {
+        if !context.fresh && self.serve_head(&range, sink) {
             return Ok(());
         }
         let mut answer = self.resource.open(&self.ask(range.clone(), context))?;
@@ -403,7 +404,9 @@ impl RangeSource for HttpSource {
             416 => {
                 let size = unsatisfied_size(&answer);
                 let what = match size {
-                    Some(size) => format!("is {size} bytes long, was asked for byte {}", range.end - 1),
+                    Some(size) => {
+                        format!("is {size} bytes long, was asked for byte {}", range.end - 1)
+                    }
                     None => format!("has no bytes {}-{}", range.start, range.end - 1),
                 };
                 answer.drain();
@@ -434,5 +437,7 @@ fn unsatisfied_size(answer: &Response) -> Option<u64> {
     answer.header("content-range")?.trim().strip_prefix("bytes */")?.parse().ok()
 }
 
+#[cfg(test)]
+pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
