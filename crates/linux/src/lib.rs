@@ -11,6 +11,7 @@
 //! which knows the step that failed and what the kernel said about it.
 
 pub mod at;
+pub mod cachefiles;
 pub mod daemon;
 pub mod descriptors;
 mod fsmount;
@@ -19,6 +20,8 @@ mod loopdev;
 pub mod memory;
 pub mod mount;
 pub mod mountinfo;
+pub mod ofd;
+pub mod process;
 pub mod psi;
 pub mod signals;
 pub mod sparse;

@@ -5,14 +5,30 @@
 //! the call fails; nothing reaches the cache or a reader that was not verified as far as the blob
 //! has a digest table.
 
+#![deny(unsafe_code)]
+
+pub mod cachefiles;
+mod blob;
+mod cache;
+mod disk;
 mod error;
+mod flight;
 mod limit;
+mod log;
+mod map;
 mod origin;
 mod prefetch;
-mod source;
+pub mod source;
+mod stats;
 mod table;
+mod window;
 
-pub use error::{FetchError, FetchErrorKind};
+pub use blob::Blob;
+pub use cache::{
+    BlobId, BlobInfo, BlobKind, BlobSpec, Cache, CacheConfig, CacheStats, Findings, Policy,
+    TableSpec, Thresholds,
+};
+pub use error::{FetchError, FetchErrorKind, StoreError};
 pub use limit::{LimitConfig, Limits, Permit};
 pub use origin::{
     Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,
@@ -20,7 +36,9 @@ pub use origin::{
 };
 pub use prefetch::{Fill, FillError};
 pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
+pub use stats::{BlobStats, WAIT_SLOTS};
 pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
     Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
 };
+pub use window::{Plan, Window, WindowConfig};

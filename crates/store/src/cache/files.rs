@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The files of one blob, and the locks by which processes agree about them.
+//!
+//! Bytes of `lock`: 0 in use (shared by users, exclusive by who removes), 1 opening, 2 log, 3
+//! eviction of ranges (shared by who forbids it, exclusive by who does it), and one for each grain
+//! that is being fetched.
+
+use super::{BlobId, BlobSpec, TableSpec};
+use crate::disk::{Dir, DiskFile, Folder, Open, or_absent};
+use crate::log::{self, Log, Runs};
+use crate::map::{Map, MapState};
+use crate::{Demand, FileShelf, Shelf, StoreError};
+use ferrofs_linux::ofd::{self, OfdLock};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const BYTE_USE: u64 = 0;
+const BYTE_OPEN: u64 = 1;
+const BYTE_LOG: u64 = 2;
+const BYTE_RANGES: u64 = 3;
+const BYTE_GRAINS: u64 = 4096;
+/// Pauses between tries for a lock that is held for microseconds, or for a sync.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A sync of a slow disk may take as long.
+const LOG_PATIENCE: Duration = Duration::from_secs(120);
+/// What a `meta` may have.
+const META_MAX: usize = 64 << 10;
+
+/// What is known of a blob besides its bytes: for people, and to find its size again.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Meta {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) size: u64,
+    /// Where it came from, without credentials.
+    pub(crate) source: String,
+    pub(crate) pin: Option<String>,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) pinned: bool,
+}
+
+impl Meta {
+    pub(super) fn new(id: &BlobId, size: u64, spec: &BlobSpec) -> Self {
+        use crate::RangeSource;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let pin = match &spec.table {
+            TableSpec::Pinned { pin, .. } => Some(pin.to_string()),
+            _ => None,
+        };
+        Self {
+            version: 1,
+            id: id.to_string(),
+            size,
+            source: spec.origin.describe(),
+            pin,
+            created: now.unwrap_or_default().as_secs(),
+            pinned: false,
+        }
+    }
+
+    /// Reads it; `None` if there is none that can be used: then it is made anew.
+    pub(crate) fn load(folder: &Dir) -> Option<Self> {
+        let file = folder.open("meta", Open::Existing).ok()?;
+        let mut bytes = vec![0; META_MAX];
+        let count = file.read_up_to(&mut bytes, 0).ok()?;
+        let meta: Self = serde_json::from_slice(&bytes[..count]).ok()?;
+        (meta.version == 1).then_some(meta)
+    }
+
+    pub(crate) fn save(&self, folder: &Dir) -> io::Result<()> {
+        let name = format!("meta.{:016x}", fastrand::u64(..));
+        let file = folder.open(&name, Open::Empty)?;
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        file.write_all(&bytes, 0)?;
+        folder.rename(&name, "meta")
+    }
+}
+
+/// The open files of a blob in use.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) folder: Dir,
+    pub(crate) data: File,
+    pub(crate) lock: File,
+}
+
+pub(super) struct Opened {
+    pub(super) files: Files,
+    pub(super) map: Map,
+    pub(super) log: Log,
+    /// Present by the map, and not by the log.
+    pub(super) dirty: Runs,
+}
+
+/// A lock that ends with this.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    lock: &'a File,
+    start: u64,
+    len: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // It fails only for a descriptor that is not open, and this one is.
+        ofd::unlock(self.lock, self.start, self.len).unwrap_or(());
+    }
+}
+
+fn hold(lock: &File, start: u64, len: u64) -> io::Result<Option<Held<'_>>> {
+    let taken = ofd::try_lock(lock, start, len, OfdLock::Exclusive)?;
+    Ok(taken.then_some(Held { lock, start, len }))
+}
+
+/// Opens the folder of a cache; makes it.
+pub(super) fn open_root(path: &Path) -> io::Result<Dir> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path)?;
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    Ok(Dir(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// The folder of a blob.
+pub(super) fn enter(root: &Dir, id: &BlobId, create: bool) -> io::Result<Option<Dir>> {
+    let walk = || {
+        let kind = root.enter(id.kind().as_str(), create)?;
+        kind.enter(&id.hex()[..2], create)?.enter(id.hex(), create)
+    };
+    or_absent(walk())
+}
+
+/// The size of a blob that was opened before.
+pub(super) fn known_size(folder: &Dir) -> Option<u64> {
+    Meta::load(folder).map(|meta| meta.size)
+}
+
+impl Files {
+    /// Opens a blob's files and brings its map into order. `None` for `meta`: only if it is there.
+    pub(super) fn open(
+        root: &Dir,
+        id: &BlobId,
+        size: u64,
+        meta: Option<&Meta>,
+        demand: &Demand,
+        start: Instant,
+    ) -> Result<Opened, StoreError> {
+        loop {
+            let folder =
+                enter(root, id, meta.is_some()).map_err(StoreError::io(id, "open a folder"))?;
+            let folder = folder.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
+            let lock = match folder.open("lock", Open::Create) {
+                Ok(lock) => lock,
+                // Removed by another process since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(StoreError::io(id, "open the lock")(error)),
+            };
+            let files = || -> io::Result<Option<Opened>> {
+                let Some(opening) = hold(&lock, BYTE_OPEN, 1)? else { return Ok(None) };
+                let alone = ofd::try_lock(&lock, BYTE_USE, 1, OfdLock::Exclusive)?;
+                // An exclusive lock becomes a shared one without a moment in between.
+                if !ofd::try_lock(&lock, BYTE_USE, 1, OfdLock::Shared)? || !still(root, id, &lock)?
+                {
+                    return Ok(None);
+                }
+                let (data, map, log, dirty) = order(&folder, size, alone, meta)?;
+                drop(opening);
+                let lock = lock.try_clone()?;
+                Ok(Some(Opened { files: Self { folder, data, lock }, map, log, dirty }))
+            };
+            match files() {
+                Ok(Some(opened)) => {
+                    opened.files.touch();
+                    return Ok(opened);
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(StoreError::Damaged { blob: id.clone() });
+                }
+                Err(error) => return Err(StoreError::io(id, "open the files")(error)),
+            }
+            if demand.is_cancelled() {
+                return Err(StoreError::Cancelled { blob: id.clone(), offset: 0 });
+            }
+            if demand.until(start).is_some_and(|until| Instant::now() >= until) {
+                return Err(StoreError::Deadline { blob: id.clone(), offset: 0 });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes the lock of the log; waits for it.
+    pub(crate) fn log_lock(&self, id: &BlobId) -> Result<Held<'_>, StoreError> {
+        let start = Instant::now();
+        loop {
+            let held = hold(&self.lock, BYTE_LOG, 1).map_err(StoreError::io(id, "lock the log"))?;
+            if let Some(held) = held {
+                return Ok(held);
+            }
+            if start.elapsed() > LOG_PATIENCE {
+                return Err(StoreError::Deadline { blob: id.clone(), offset: 0 });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes grains, if no other process has any of them.
+    pub(crate) fn try_grains(
+        &self,
+        id: &BlobId,
+        grains: &Range<u64>,
+    ) -> Result<Option<Held<'_>>, StoreError> {
+        hold(&self.lock, BYTE_GRAINS + grains.start, grains.end - grains.start)
+            .map_err(StoreError::io(id, "lock a range"))
+    }
+
+    /// Nobody evicts ranges from now on, as long as the blob is in use here.
+    pub(crate) fn forbid_range_eviction(&self, id: &BlobId) -> Result<(), StoreError> {
+        let start = Instant::now();
+        loop {
+            let taken = ofd::try_lock(&self.lock, BYTE_RANGES, 1, OfdLock::Shared)
+                .map_err(StoreError::io(id, "lock ranges"))?;
+            if taken {
+                return Ok(());
+            }
+            if start.elapsed() > LOG_PATIENCE {
+                return Err(StoreError::Deadline { blob: id.clone(), offset: 0 });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes the right to evict ranges, if nobody forbids it.
+    pub(crate) fn try_range_eviction(&self, id: &BlobId) -> Result<Option<Held<'_>>, StoreError> {
+        hold(&self.lock, BYTE_RANGES, 1).map_err(StoreError::io(id, "lock ranges"))
+    }
+
+    /// Where parts of the digest table are kept.
+    pub(crate) fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        let file = self.folder.open("table", Open::Create).ok()?;
+        Some(Arc::new(FileShelf::new(file)))
+    }
+
+    /// Notes a use: what was used longest ago is removed first.
+    pub(crate) fn touch(&self) {
+        self.lock.set_modified(std::time::SystemTime::now()).unwrap_or(());
+    }
+}
+
+/// Whether the lock is still that of the blob: it was not removed before it was locked.
+fn still(root: &Dir, id: &BlobId, lock: &File) -> io::Result<bool> {
+    match enter(root, id, false)? {
+        Some(folder) => folder.is("lock", lock),
+        None => Ok(false),
+    }
+}
+
+/// Brings data, map and log into order. `alone`: no other process uses the blob. An error of
+/// invalid data: the map is damaged, and others use it.
+fn order(
+    folder: &Dir,
+    size: u64,
+    alone: bool,
+    meta: Option<&Meta>,
+) -> io::Result<(File, Map, Log, Runs)> {
+    let mut log = Log::default();
+    let data = match or_absent(folder.open("data", Open::Existing))? {
+        Some(data) if data.metadata()?.len() == size => data,
+        found => {
+            if found.is_some() && !alone {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            // What the log and the map say is of other data.
+            log::discard(folder)?;
+            or_absent(folder.remove("map"))?;
+            let data = folder.open("data", Open::Empty)?;
+            data.set_len(size)?;
+            data
+        }
+    };
+    if let Some(meta) = meta
+        && Meta::load(folder).is_none_or(|found| found.id != meta.id || found.size != size)
+    {
+        meta.save(folder)?;
+    }
+    let file = folder.open("map", Open::Create)?;
+    if !alone && !Map::fits(&file, size)? {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let (map, state) = Map::open(&file, size)?;
+    let mut dirty = Runs::default();
+    if !alone {
+        // Who uses it commits what it wrote.
+        return if state == MapState::Trusted {
+            Ok((data, map, log, dirty))
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        };
+    }
+    let present = log.load(folder, size)?;
+    match state {
+        MapState::Trusted => {
+            map.bits().runs(0..map.bits().count(), true).for_each(|run| dirty.add(run));
+            present.iter().for_each(|run| dirty.remove(run));
+        }
+        MapState::Stale => map.reset(&present.iter().collect::<Vec<_>>()),
+    }
+    Ok((data, map, log, dirty))
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How much room there is.
+
+use super::{BlobId, BlobKind, CacheConfig, Thresholds};
+use crate::BlobStats;
+use crate::disk::Dir;
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+/// Bytes that are written between two looks at the file system.
+const LOOK_EVERY: u64 = 8 << 20;
+
+/// Whether bytes may be kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admit {
+    /// Yes.
+    Keep,
+    /// They may only be given to who waits for them.
+    Memory,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Level {
+    Fine = 0,
+    Cull = 1,
+    Stop = 2,
+}
+
+/// How full a cache is.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Bytes on disk, as far as this process knows.
+    pub used_bytes: u64,
+    /// The limit of them, if there is one.
+    pub bytes_max: Option<u64>,
+    /// Free blocks of the file system, in percent.
+    pub blocks_free_percent: f64,
+    /// Free inodes of the file system, in percent.
+    pub files_free_percent: f64,
+    /// Blobs that this process has open.
+    pub open: u64,
+    /// Blobs that were removed to make room.
+    pub removed_blobs: u64,
+    /// What happened to all blobs.
+    pub total: BlobStats,
+}
+
+#[derive(Debug)]
+pub(super) struct Space {
+    bytes_max: Option<u64>,
+    blocks: Thresholds,
+    files: Thresholds,
+    used: AtomicU64,
+    since_look: AtomicU64,
+    level: AtomicU8,
+    full: AtomicBool,
+    pub(super) removed_blobs: AtomicU64,
+}
+
+impl Space {
+    pub(super) fn new(config: &CacheConfig) -> Self {
+        Self {
+            bytes_max: config.bytes_max,
+            blocks: config.blocks,
+            files: config.files,
+            used: AtomicU64::new(0),
+            since_look: AtomicU64::new(0),
+            level: AtomicU8::new(0),
+            full: AtomicBool::new(false),
+            removed_blobs: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts what all blobs take, and looks at the file system.
+    pub(super) fn scan(&self, root: &Dir) {
+        let mut used = 0;
+        for id in ids(root) {
+            if let Ok(Some(folder)) = super::files::enter(root, &id, false) {
+                used += disk_bytes(&folder);
+            }
+        }
+        self.used.store(used, Ordering::Relaxed);
+        self.look(root);
+    }
+
+    /// Looks at the file system. One that does not tell limits nothing.
+    pub(super) fn look(&self, root: &Dir) {
+        self.since_look.store(0, Ordering::Relaxed);
+        let (blocks, files) = free_percent(root);
+        let level = level(blocks, self.blocks).max(level(files, self.files));
+        self.level.store(level as u8, Ordering::Relaxed);
+        if level != Level::Stop {
+            self.full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.since_look.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn freed(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+    }
+
+    pub(super) fn needs_look(&self) -> bool {
+        self.since_look.load(Ordering::Relaxed) >= LOOK_EVERY
+    }
+
+    pub(super) fn refuse_for_a_while(&self) {
+        self.full.store(true, Ordering::Relaxed);
+        self.level.store(Level::Stop as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn admit(&self, len: u64) -> Admit {
+        let over = self
+            .bytes_max
+            .is_some_and(|max| self.used.load(Ordering::Relaxed).saturating_add(len) > max);
+        if over || self.level.load(Ordering::Relaxed) == Level::Stop as u8 {
+            Admit::Memory
+        } else {
+            Admit::Keep
+        }
+    }
+
+    pub(super) fn wants_culling(&self) -> bool {
+        self.level.load(Ordering::Relaxed) != Level::Fine as u8
+    }
+
+    /// Bytes that must go so that `len` more fit, with some to spare so that not every miss evicts.
+    pub(super) fn excess(&self, root: &Dir, len: u64) -> u64 {
+        let used = self.used.load(Ordering::Relaxed);
+        let over = self.bytes_max.map_or(0, |max| {
+            let want = used.saturating_add(len);
+            if want > max { want.saturating_sub(max - max / 16) } else { 0 }
+        });
+        let (blocks, files) = free_percent(root);
+        let block_level = level(blocks, self.blocks);
+        let file_level = level(files, self.files);
+        if block_level == Level::Fine && file_level == Level::Fine {
+            return over;
+        }
+        let total = rustix::fs::fstatvfs(&root.0).map_or(0, |stat| stat.f_blocks * stat.f_frsize);
+        let lack = (f64::from(self.blocks.run) - blocks).max(0.0) / 100.0 * total as f64;
+        // Files are had only by removing blobs; how many bytes those have is not the question.
+        over.max(lack as u64).max(if file_level == Level::Fine { 0 } else { 1 })
+    }
+
+    pub(super) fn stats(&self, root: &Dir, total: BlobStats, open: u64) -> CacheStats {
+        let (blocks_free_percent, files_free_percent) = free_percent(root);
+        CacheStats {
+            used_bytes: self.used.load(Ordering::Relaxed),
+            bytes_max: self.bytes_max,
+            blocks_free_percent,
+            files_free_percent,
+            open,
+            removed_blobs: self.removed_blobs.load(Ordering::Relaxed),
+            total,
+        }
+    }
+}
+
+fn level(free: f64, limit: Thresholds) -> Level {
+    if free < f64::from(limit.stop) {
+        Level::Stop
+    } else if free < f64::from(limit.cull) {
+        Level::Cull
+    } else {
+        Level::Fine
+    }
+}
+
+fn free_percent(root: &Dir) -> (f64, f64) {
+    let percent = |free: u64, all: u64| {
+        if all == 0 { 100.0 } else { free as f64 * 100.0 / all as f64 }
+    };
+    rustix::fs::fstatvfs(&root.0).map_or((100.0, 100.0), |stat| {
+        (percent(stat.f_bavail, stat.f_blocks), percent(stat.f_favail, stat.f_files))
+    })
+}
+
+/// Bytes that the data of a blob take on disk.
+pub(super) fn disk_bytes(folder: &Dir) -> u64 {
+    rustix::fs::statat(&folder.0, "data", rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .map_or(0, |stat| (stat.st_blocks as u64).saturating_mul(512))
+}
+
+/// The names of all blobs that are there.
+pub(super) fn ids(root: &Dir) -> Vec<BlobId> {
+    let mut ids = vec![];
+    for kind in BlobKind::ALL {
+        let Ok(folder) = root.enter(kind.as_str(), false) else { continue };
+        for part in folder.names().unwrap_or_default() {
+            let Ok(folder) = folder.enter(&part, false) else { continue };
+            for name in folder.names().unwrap_or_default() {
+                if let Ok(id) = BlobId::new(kind, &name)
+                    && name.starts_with(&part)
+                {
+                    ids.push(id);
+                }
+            }
+        }
+    }
+    ids
+}
