@@ -33,6 +33,8 @@ pub(crate) struct Policy {
     /// Answer opens with "not implemented", upon which the kernel does without them.
     pub(crate) no_open: bool,
     pub(crate) no_opendir: bool,
+    /// How files are opened.
+    pub(crate) open_flags: u32,
     /// Largest answer in bytes.
     pub(crate) reply_max: u32,
 }
@@ -263,7 +265,8 @@ impl Dispatcher {
             return Err(Errno::NOSYS);
         }
         self.fs.open(node)?;
-        Ok(put(scratch, &OpenOut { fh: 0, open_flags: FOPEN_KEEP_CACHE, backing_id: 0 }))
+        let open_flags = self.policy.open_flags;
+        Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 }))
     }
 
     fn opendir<R: Room>(&self, scratch: &mut Scratch<R>) -> Result<Body, Errno> {

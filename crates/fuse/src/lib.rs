@@ -46,5 +46,6 @@ pub use fs::{
 pub use mount::{MountHow, Unmounter};
 pub use notify::{Notifier, Surplus, SurplusStats};
 pub use session::{
-    Negotiated, RingObstacle, Session, SessionConfig, SessionError, SessionStats, Transport,
+    Connection, Negotiated, RingObstacle, Session, SessionConfig, SessionError, SessionStats,
+    Transport,
 };

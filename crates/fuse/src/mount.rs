@@ -168,6 +168,13 @@ impl Unmounter {
         Self { mount: Arc::new(MountPoint { target, device, how, gone }) }
     }
 
+    /// For a mount that another process has made: on `target`, with this device number, by which it
+    /// is told from others.
+    pub fn existing(target: PathBuf, device: (u32, u32), how: MountHow) -> Self {
+        let gone = AtomicBool::new(false);
+        Self { mount: Arc::new(MountPoint { target, device: Some(device), how, gone }) }
+    }
+
     /// Where the session is mounted.
     pub fn target(&self) -> &Path {
         &self.mount.target

@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use zerocopy::{Immutable, IntoBytes};
@@ -97,6 +98,14 @@ impl Notifier {
     fn pool(&self) -> io::Result<Arc<Pool>> {
         self.pool.upgrade().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
+
+/// Has the kernel send all requests again that were read by somebody and are not answered yet.
+pub(crate) fn resend(device: BorrowedFd<'_>) -> io::Result<()> {
+    let len = size_of::<OutHeader>() as u32;
+    let header = OutHeader { len, error: notify::RESEND, unique: 0 };
+    rustix::io::write(device, header.as_bytes())?;
+    Ok(())
 }
 
 /// Has the kernel send a request that asks for nothing: "here are the 0 bytes of the page cache

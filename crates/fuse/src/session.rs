@@ -6,6 +6,7 @@
 //! for requests or all are at work; when the kernel says the mount is gone, all end.
 
 mod config;
+mod connection;
 mod handshake;
 mod ring;
 mod worker;
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use config::{RingObstacle, SessionConfig, SessionError, Transport};
+pub use connection::Connection;
 use ferrofs_linux::UnmountFlags;
 use handshake::Host;
 pub use handshake::Negotiated;
@@ -24,7 +26,7 @@ pub use worker::SessionStats;
 
 use crate::fs::ReadOnlyFs;
 use crate::mount::{self, MountHow, Unmounter};
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
 
 /// A mounted file system that waits to be served.
 ///
@@ -98,6 +100,17 @@ impl Session {
     ) -> Self {
         let pool = Arc::new(Pool::new(fs, device, &negotiated, config));
         Self { pool, rings: None, negotiated, unmounter: None, how: MountHow::Direct }
+    }
+
+    /// Has the kernel send all requests again that a server before this one has read but not
+    /// answered. To be called after [`Session::from_fd`] and before [`Session::run`]; without it
+    /// who made them waits for ever. Fails where the kernel lacks it
+    /// ([`Negotiated::can_resend`], Linux 6.9).
+    pub fn resend(&self) -> Result<(), SessionError> {
+        if !self.negotiated.can_resend() {
+            return Err(SessionError::Device(std::io::ErrorKind::Unsupported.into()));
+        }
+        notify::resend(self.device()).map_err(SessionError::Device)
     }
 
     /// Answers requests until the mount is gone. Blocks; needs no thread of the caller's but this.

@@ -110,6 +110,7 @@ fn policy(no_open: bool) -> Policy {
         negative_valid: valid,
         no_open,
         no_opendir: no_open,
+        open_flags: crate::abi::FOPEN_KEEP_CACHE,
         reply_max: 1 << 20,
     }
 }

@@ -62,6 +62,9 @@ pub struct SessionConfig {
     pub posix_acl: bool,
     /// Let the kernel open files and directories without asking.
     pub zero_message_open: bool,
+    /// Files are read past the page cache: each read is a request, and nothing is kept. For files
+    /// that another file system is on, which has a page cache of its own.
+    pub direct_io: bool,
     /// Deliver attributes with directory entries.
     pub readdirplus: bool,
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
@@ -95,6 +98,7 @@ impl Default for SessionConfig {
             default_permissions: true,
             posix_acl: true,
             zero_message_open: true,
+            direct_io: false,
             readdirplus: true,
             clone_fd: false,
             nosuid: true,

@@ -11,7 +11,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::config::{SessionConfig, SessionError};
 use crate::abi::{
-    InitIn, InitOut, KERNEL_MAJOR, KERNEL_MINOR_MAX, KERNEL_MINOR_MIN, OutHeader, init,
+    FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, InitIn, InitOut, KERNEL_MAJOR, KERNEL_MINOR_MAX,
+    KERNEL_MINOR_MIN, OutHeader, init,
 };
 use crate::dispatch::Policy;
 use crate::reply::Validity;
@@ -47,13 +48,20 @@ impl Negotiated {
         self.flags & init::OVER_IO_URING != 0
     }
 
+    /// Whether the kernel sends requests again that somebody read and never answered: without
+    /// that, readers whose server died wait for ever, though another one goes on.
+    pub fn can_resend(&self) -> bool {
+        self.flags & init::HAS_RESEND != 0
+    }
+
     pub(super) fn policy(&self, config: &SessionConfig) -> Policy {
         let has = |flag| config.zero_message_open && self.flags & flag != 0;
         Policy {
             entry_valid: Validity::from(config.entry_timeout),
             attr_valid: Validity::from(config.attr_timeout),
             negative_valid: Validity::from(config.negative_timeout),
-            no_open: has(init::NO_OPEN_SUPPORT),
+            no_open: !config.direct_io && has(init::NO_OPEN_SUPPORT),
+            open_flags: if config.direct_io { FOPEN_DIRECT_IO } else { FOPEN_KEEP_CACHE },
             no_opendir: has(init::NO_OPENDIR_SUPPORT),
             reply_max: self.max_read,
         }

@@ -6,6 +6,7 @@ mod memory;
 mod notify;
 mod parameter;
 mod stress;
+mod takeover;
 
 use std::fs::{self, File};
 use std::io::Read;

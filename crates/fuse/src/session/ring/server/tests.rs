@@ -64,6 +64,7 @@ fn dispatcher() -> Dispatcher {
         negative_valid: valid,
         no_open: true,
         no_opendir: true,
+        open_flags: crate::abi::FOPEN_KEEP_CACHE,
         reply_max: PAYLOAD as u32,
     };
     Dispatcher::new(Arc::new(Files), policy)
