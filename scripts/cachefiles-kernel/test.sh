@@ -1,0 +1,43 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# `ferrofs cached` against real kernels, 6.1 and 6.12, emulated by qemu. See docs/cachefiles.md.
+#
+# KERNEL_DIR=DIR (default target/cachefiles-kernel) holds 6.1/bzImage and 6.12/bzImage, or they are
+# built there; VERSIONS chooses; FERROFS names a binary instead of a release build.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=$PWD/scripts/cachefiles-kernel
+dir=${KERNEL_DIR:-$PWD/target/cachefiles-kernel}
+for tool in qemu-system-x86_64 busybox cpio mkfs.ext4; do
+    command -v $tool >/dev/null || {
+        echo "needs qemu-system-x86, busybox-static, cpio, e2fsprogs" >&2
+        exit 1
+    }
+done
+if [ -z "${FERROFS:-}" ]; then
+    cargo build --release --locked -p ferrofs-cli
+    FERROFS=${CARGO_TARGET_DIR:-target}/release/ferrofs
+fi
+FERROFS=$(realpath "$FERROFS")
+# Not under /run or /mnt, which the guest has of its own.
+work=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree blobs=$work/blobs
+mkdir -p "$tree/folder" "$blobs"
+head -c 6000000 /dev/urandom >"$tree/large"
+seq 1 200000 >"$tree/folder/numbers"
+for i in $(seq 1 60); do head -c $((i * 500)) /dev/urandom >"$tree/folder/f$i"; done
+ln -s large "$tree/link"
+"$FERROFS" build "$tree" -o "$blobs/plain"
+cp "$blobs/plain" "$blobs/plain2"
+cp "$blobs/plain" "$blobs/plain3"
+head -c $(($(stat -c %s "$blobs/plain") / 2 / 4096 * 4096)) "$blobs/plain" >"$blobs/short"
+"$FERROFS" build "$tree" -o "$blobs/lz4" --compress lz4
+if "$FERROFS" build "$tree" -o "$blobs/meta1" --chunk-size 64K --blob "$blobs/shared"; then
+    cp "$blobs/meta1" "$blobs/meta2"
+fi
+for version in ${VERSIONS:-6.1 6.12}; do
+    "$here/build.sh" "$dir/$version" "$version"
+    echo "== Linux $version"
+    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version"
+done
