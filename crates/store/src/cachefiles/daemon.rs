@@ -274,7 +274,15 @@ impl Daemon {
                 match held {
                     Some(held) => self.push(Job::Read(id, held, read)),
                     // Left over from a daemon before this one; the cache opens the object again.
-                    None => warn!(id, object, "a READ is for an object that is not open"),
+                    None => {
+                        warn!(id, object, "a READ is for an object that is not open");
+                        // This form can say so without the descriptor: the reader gets an error.
+                        if self.device.form() == Form::Original
+                            && let Err(error) = self.device.command(&Command::Read { id }.text())
+                        {
+                            debug!(id, %error, "nobody waits for a READ any more");
+                        }
+                    }
                 }
             }
         }

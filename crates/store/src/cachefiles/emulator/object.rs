@@ -186,7 +186,9 @@ impl Object {
         let end =
             offset.checked_add(buf.len() as u64).filter(|end| *end <= self.size).ok_or(wrong)?;
         self.ensure(offset..end, demand)?;
-        Ok(self.file.read_exact_at(buf, offset)?)
+        self.file.read_exact_at(buf, offset)?;
+        // After a death the next daemon may have given the file to a blob of another size.
+        self.alive()
     }
 
     /// Waits until a range is there.
@@ -194,6 +196,7 @@ impl Object {
         if range.end > self.size {
             return Err(ReadError::Range { offset: range.end, size: self.size });
         }
+        self.alive()?;
         let limits = Limits::new(demand);
         let mut asked: Option<u64> = None;
         let mut at = range.start;
@@ -207,6 +210,11 @@ impl Object {
             at = hole.start.max(at);
         }
         Ok(())
+    }
+
+    fn alive(&self) -> Result<(), ReadError> {
+        let dead = self.user.emulator.lock().is_dead(self.user.id);
+        if dead { Err(ReadError::Dead) } else { Ok(()) }
     }
 
     /// Whether all of a range is there.

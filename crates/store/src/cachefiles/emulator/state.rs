@@ -243,6 +243,11 @@ impl State {
         Ok(id)
     }
 
+    /// Whether an object outlived its daemon: its file may be another's now.
+    pub(super) fn is_dead(&self, object: u32) -> bool {
+        self.objects.get(&object).is_none_or(|object| object.dead)
+    }
+
     pub(super) fn size(&self, object: u32) -> Option<u64> {
         self.objects.get(&object)?.size
     }
@@ -330,7 +335,7 @@ impl State {
                 let object = object?;
                 file = Some((Arc::clone(&object.file), object.generation.wrapping_add(1)));
                 let (volume, cookie) = object.key.clone();
-                Body::Open(Open { volume, cookie, fd: 0, flags: 0 })
+                Body::Open(Open { volume, cookie, fd: request.object, flags: 0 })
             }
             Kind::Close => Body::Close,
             Kind::Read { offset, len } => Body::Read(Read { offset, len, fd: request.object }),
