@@ -1,5 +1,5 @@
 # ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
-.PHONY: demo test lint setup fuzz soak bench docs
+.PHONY: demo test lint setup fuzz soak bench docs test-cachefiles-kernel
 
 # Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
 demo: setup
@@ -31,6 +31,10 @@ soak:
 bench:
 	cargo build --release --locked -p ferrofs-cli
 	bench/compare.py --ferrofs target/release/ferrofs $(BENCH)
+
+# `ferrofs cached` against Linux 6.1 and 6.12 in emulation; builds them unless KERNEL_DIR has them.
+test-cachefiles-kernel:
+	scripts/cachefiles-kernel/test.sh
 
 docs:
 	cargo doc --workspace --no-deps
