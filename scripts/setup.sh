@@ -14,6 +14,17 @@ need setfattr attr
 need setpriv util-linux
 need git git
 need zstd zstd
+# Origins of lazy mounts. nginx is in /usr/sbin, which is not in everybody's PATH.
+[ -x /usr/sbin/nginx ] || need nginx nginx-light
+need docker-registry docker-registry
+# moto, which speaks S3, has no Debian package: it goes to a Python environment of its own.
+moto=/opt/ferrofs-moto
+want_moto=
+if [ "$(id -u)" = 0 ] && [ ! -x $moto/bin/moto_server ]; then
+    want_moto=yes
+    # The interpreter of Debian: others on the machine may be another user's, or gone tomorrow.
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+fi
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -24,6 +35,16 @@ if [ -n "$missing" ]; then
     else
         echo "setup: please install, as root: apt-get install$missing" >&2
         exit 1
+    fi
+fi
+
+if [ -n "$want_moto" ] && [ -x /usr/bin/python3 ]; then
+    echo "setup: installing moto in $moto"
+    /usr/bin/python3 -m venv $moto
+    # moto's extra "server" brings the dependencies of every service; S3 needs these alone.
+    if ! $moto/bin/pip -q install --disable-pip-version-check 'moto[s3]==5.*' flask flask-cors; then
+        echo "setup: moto cannot be installed; tests against S3 will not run" >&2
+        rm -rf $moto
     fi
 fi
 

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The origin as a program, for `bench/lazy.py`: serves a folder (or passes on to a server) over a
+//! link of a given delay and rate, and says what it sent.
+//!
+//! `origin FOLDER|ADDRESS DELAY_MS BYTES_PER_S` (0: unlimited). Prints its address. Each line on
+//! standard input is answered by one line of JSON about the requests so far; the line `forget`
+//! begins a new count afterwards. Ends with its standard input.
+
+use ferrofs_tests::origin::{Content, Link, Origin};
+use std::io::BufRead;
+use std::time::Duration;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [what, delay_ms, bytes_per_s] = arguments.as_slice() else {
+        return Err("usage: origin FOLDER|ADDRESS DELAY_MS BYTES_PER_S".into());
+    };
+    let content = match what.parse() {
+        Ok(address) => Content::Upstream(address),
+        Err(_) => Content::Folder(what.into()),
+    };
+    let link = Link::new(Duration::from_millis(delay_ms.parse()?), Some(bytes_per_s.parse()?));
+    let origin = Origin::over(content, link)?;
+    println!("{}", origin.address());
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let ledger = origin.ledger();
+        let faulty = ledger.entries().iter().filter(|entry| entry.faulty).count();
+        println!(
+            "{}",
+            serde_json::json!({
+                "requests": ledger.entries().len(),
+                "bytes": ledger.bytes_sent(),
+                "round_trips": ledger.round_trips(),
+                "faulty": faulty,
+            })
+        );
+        if line.trim() == "forget" {
+            origin.forget();
+        }
+    }
+    Ok(())
+}
