@@ -156,7 +156,8 @@ fn s3_behind_the_origin() {
     let origin = Origin::start(Content::Upstream(s3.address())).unwrap();
     let headers = [(
         "Authorization",
-        "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0",
+        "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, \
+         SignedHeaders=host, Signature=0",
     )];
     let ask = |method, target, body: &[u8]| {
         send(origin.address(), method, target, &headers, body).unwrap()
