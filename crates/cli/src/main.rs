@@ -26,6 +26,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == ferrofs_serve::WORKER_COMMAND) {
+        return ExitCode::from(commands::mount::work());
+    }
     if let Some((tool, rest)) = personality::find(&words) {
         return ExitCode::from(tool.run(rest));
     }

@@ -20,11 +20,6 @@ pub fn lock_memory() -> io::Result<()> {
     )?)
 }
 
-/// Lets `mlockall` go again, in a process started by one that has it.
-pub fn unlock_memory() -> io::Result<()> {
-    Ok(rustix::mm::munlockall()?)
-}
-
 /// How likely the process is to be killed when memory is short: -1000 never, 1000 first.
 pub fn oom_score() -> io::Result<i16> {
     let text = std::fs::read_to_string(OOM_SCORE)?;

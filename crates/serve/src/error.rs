@@ -93,6 +93,11 @@ pub enum Error {
         /// Why not, or what there is instead.
         why: &'static str,
     },
+    /// A mount lost its workers and was given up.
+    GivenUp {
+        /// Why no other one took over.
+        why: &'static str,
+    },
     /// Something else of the system.
     Io {
         /// What was tried.
@@ -146,6 +151,7 @@ impl fmt::Display for Error {
             Self::NotByKernel { what, why } => {
                 write!(f, "{what}: the kernel has mounted this image; {why}")
             }
+            Self::GivenUp { why } => write!(f, "the mount is given up: {why}"),
             Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
         }
     }
@@ -166,6 +172,7 @@ impl std::error::Error for Error {
             | Self::NotOurs { .. }
             | Self::Refused { .. }
             | Self::Answer
+            | Self::GivenUp { .. }
             | Self::NotByKernel { .. }
             | Self::NotMounted { .. } => None,
         }

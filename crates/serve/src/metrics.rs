@@ -70,6 +70,10 @@ pub(crate) fn text(shared: &Shared) -> String {
     ] {
         text.counter(&format!("ferrofs_fuse_{name}_total"), help, value);
     }
+    if let Some(takeovers) = shared.takeovers {
+        let help = "Times that another server took the mount over.";
+        text.counter("ferrofs_fuse_takeovers_total", help, takeovers);
+    }
     text.gauge("ferrofs_fuse_threads", "Threads that serve the kernel now.", fuse.threads as u64);
     let peak = fuse.threads_peak as u64;
     text.gauge("ferrofs_fuse_threads_peak", "Most of them at a time so far.", peak);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Choosing how an image is mounted, and saying why.
 
+use crate::keeper::Keeper;
 use crate::server::Server;
 use crate::{Error, ImageFiles, MountOptions, Result, kernel};
 use ferrofs_image::Image;
@@ -100,6 +101,18 @@ impl FusePlan {
     /// Mounts. Whoever looks there waits until [`Server::run`] is called.
     pub fn start(self: Box<Self>) -> Result<Server> {
         Server::start(*self)
+    }
+
+    /// Whether it is to survive the process that serves it.
+    #[must_use]
+    pub const fn wants_keeper(&self) -> bool {
+        self.spec.options.fuse.patience.is_some()
+    }
+
+    /// Mounts, keeps the mount, and has it served by another process of this program, which calls
+    /// [`work`](crate::work) if its first argument is [`WORKER_COMMAND`](crate::WORKER_COMMAND).
+    pub fn keep(self: Box<Self>) -> Result<Keeper> {
+        Keeper::start(self)
     }
 }
 

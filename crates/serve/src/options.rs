@@ -6,7 +6,7 @@
 //! keeps for itself), or it is refused.
 
 use crate::settings::{EngineSettings, Taken};
-use crate::{Error, Result};
+use crate::{Error, Patience, Result};
 use ferrofs_engine::{EngineConfig, Strategy};
 use ferrofs_fuse::SessionConfig;
 use ferrofs_linux::MountFlags;
@@ -58,6 +58,8 @@ pub struct FuseOptions {
     pub threads_max: Option<usize>,
     /// Lets other users in. `None`: if root mounts.
     pub allow_other: Option<bool>,
+    /// The mount survives the process that serves it, and readers wait so long for the next one.
+    pub patience: Option<Patience>,
     /// Each worker has its own channel to the kernel.
     pub clone_fd: bool,
     /// Largest read in bytes.
@@ -273,6 +275,17 @@ impl MountOptions {
                 let number = value.strip_suffix('%').unwrap_or(value).parse().ok();
                 fuse.psi = number.filter(|percent| (1..=100).contains(percent));
                 fuse.psi.is_some()
+            }
+            ("hard", None) => {
+                fuse.patience = Some(Patience::Hard);
+                true
+            }
+            ("soft", value) => {
+                let seconds: Option<u32> = value.and_then(|value| value.parse().ok());
+                let seconds = seconds.filter(|seconds| *seconds > 0);
+                let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                fuse.patience = time.map(Patience::Soft);
+                time.is_some()
             }
             ("fsname", Some(value)) => {
                 fuse.fsname = Some(value.to_owned());

@@ -15,7 +15,7 @@ use ferrofs_linux::psi::MemoryPressure;
 use ferrofs_linux::signals::{Signal, Signals};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -26,6 +26,21 @@ const HEAPS: u8 = 2;
 /// Decoded bytes that may wait for being put into the kernel's page cache.
 const PAGE_CACHE_QUEUE: usize = 4 << 20;
 
+/// Where a session is mounted, and what.
+pub(crate) struct Place {
+    /// Device number of the mount.
+    pub(crate) device: Option<(u32, u32)>,
+    pub(crate) target: PathBuf,
+    /// The image.
+    pub(crate) source: PathBuf,
+    /// Servers before this one; none where there cannot be any.
+    pub(crate) takeovers: Option<u64>,
+    /// When it was mounted.
+    pub(crate) started: Instant,
+}
+
+type Prepared = (Duties, Vec<(&'static str, String)>);
+
 /// An image mounted by FUSE, to be served.
 #[derive(Debug)]
 pub struct Server {
@@ -33,7 +48,8 @@ pub struct Server {
     _service: Service,
     session: Arc<Session>,
     fs: Arc<ErofsFs>,
-    chosen: Chosen,
+    /// Known to whoever has mounted.
+    chosen: Option<Chosen>,
     socket: Option<SocketFile>,
     metrics: Option<SocketAddr>,
     notes: Vec<String>,
@@ -44,21 +60,54 @@ impl Server {
         let FusePlan { image, spec, chosen } = plan;
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
         let config = spec.options.session(&source.to_string_lossy());
-        let engine = spec.options.engine_config();
-        // Before there are threads: each would get a heap of its own.
-        ferrofs_linux::memory::share_heaps(HEAPS);
+        Self::share_heaps();
         // What can fail does before anything is mounted.
-        let (mut duties, facts) = duties(&spec.options)?;
-        let fs = Arc::new(ErofsFs::new(Arc::new(image), engine));
+        let prepared = duties(&spec.options)?;
+        let fs = Arc::new(ErofsFs::new(Arc::new(image), spec.options.engine_config()));
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
+        let unmounter = session.unmounter();
+        let place = Place {
+            device: unmounter.as_ref().and_then(Unmounter::device),
+            target: unmounter.map_or(spec.target, |unmounter| unmounter.target().to_owned()),
+            source,
+            takeovers: None,
+            started: Instant::now(),
+        };
+        let server = Self::assemble(fs, session, place, prepared)?;
+        Ok(Self { chosen: Some(chosen), ..server })
+    }
+
+    /// Before there are threads: each would get a heap of its own.
+    pub(crate) fn share_heaps() {
+        ferrofs_linux::memory::share_heaps(HEAPS);
+    }
+
+    /// For a mount that a keeper has made.
+    pub(crate) fn of_session(
+        options: &MountOptions,
+        fs: Arc<ErofsFs>,
+        session: Arc<Session>,
+        place: Place,
+    ) -> Result<Self> {
+        Self::assemble(fs, session, place, duties(options)?)
+    }
+
+    fn assemble(
+        fs: Arc<ErofsFs>,
+        session: Arc<Session>,
+        place: Place,
+        (mut duties, mut facts): Prepared,
+    ) -> Result<Self> {
+        if let Some(takeovers) = place.takeovers {
+            facts.push(("takeovers", takeovers.to_string()));
+        }
         match session.notifier().surplus(PAGE_CACHE_QUEUE) {
             Ok(page_cache) => fs.set_page_cache(page_cache),
             Err(error) => return Err(Error::Io { doing: "start a thread", error }),
         }
         let mut notes = Vec::new();
-        let unmounter = session.unmounter();
-        let device = unmounter.as_ref().and_then(Unmounter::device);
-        let listener = match device.ok_or_else(|| io::Error::other("its number is not known")) {
+        let listener = match place.device.ok_or_else(|| io::Error::other("its number is not known"))
+        {
             Ok(device) => Listener::bind(device),
             Err(error) => Err(error),
         };
@@ -73,15 +122,16 @@ impl Server {
         let shared = Shared {
             fs: Arc::clone(&fs),
             session: Arc::clone(&session),
-            started: Instant::now(),
-            target: unmounter.map_or(spec.target, |unmounter| unmounter.target().to_owned()),
-            image: source,
-            cache_bytes: AtomicU64::new(engine.cache_bytes),
+            started: place.started,
+            target: place.target,
+            image: place.source,
+            takeovers: place.takeovers,
+            cache_bytes: AtomicU64::new(fs.engine().config().cache_bytes),
             facts,
         };
         let service = Service::start(shared, duties)
             .map_err(|error| Error::Io { doing: "start a thread", error })?;
-        Ok(Self { _service: service, session, fs, chosen, socket, metrics, notes })
+        Ok(Self { _service: service, session, fs, chosen: None, socket, metrics, notes })
     }
 
     /// What does not work though the mount does.
@@ -104,8 +154,8 @@ impl Server {
 
     /// Why FUSE.
     #[must_use]
-    pub const fn chosen(&self) -> &Chosen {
-        &self.chosen
+    pub const fn chosen(&self) -> Option<&Chosen> {
+        self.chosen.as_ref()
     }
 
     /// The file system, for its counters and limits.
@@ -146,7 +196,7 @@ impl Server {
 }
 
 /// Sets up what the service thread needs besides the control socket, and what `get` tells of it.
-fn duties(options: &MountOptions) -> Result<(Duties, Vec<(&'static str, String)>)> {
+fn duties(options: &MountOptions) -> Result<Prepared> {
     let mut duties = Duties::default();
     let mut facts = Vec::new();
     if let Some(percent) = options.fuse.psi {

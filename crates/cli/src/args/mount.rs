@@ -44,6 +44,8 @@ Of mounts by FUSE; those with a star can change while it is mounted, by remount 
   workers=N            threads that help with decoding [as many as processors]
   psi[=PERCENT]        give up cached data while somebody waits for memory for more than this part of
                        the time [10]; it grows back slowly
+  hard, soft=SECONDS   survive the death of the server (as --keeper): readers wait for the next one for
+                       ever, or so long, and then get errors
   allow_other, clone_fd, max_threads=N, max_read=BYTES, fsname=TEXT, subtype=TEXT
                        as in libfuse
 
@@ -67,6 +69,11 @@ pub(crate) struct MountArgs {
     /// Serve FUSE in the foreground
     #[arg(short, long)]
     pub(crate) foreground: bool,
+
+    /// Mount by FUSE and survive the death of the process that serves: a second one, which keeps the
+    /// mount, starts the next, and readers wait (see hard and soft below)
+    #[arg(long, conflicts_with = "kernel")]
+    pub(crate) keeper: bool,
 
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]

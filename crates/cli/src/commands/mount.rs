@@ -6,6 +6,7 @@ use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{Chosen, FusePlan, MountMethod, MountOptions, MountSpec, Outcome};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How a server is to run.
@@ -25,6 +26,18 @@ impl Running<'_> {
     fn tell(&self, chosen: &Chosen) {
         if !self.quiet {
             eprintln!("{}: {chosen}", self.program);
+        }
+    }
+
+    fn tell_more(&self, metrics: Option<SocketAddr>, notes: &[String]) {
+        if self.quiet {
+            return;
+        }
+        if let Some(address) = metrics {
+            eprintln!("{}: metrics are at http://{address}/metrics", self.program);
+        }
+        for note in notes {
+            eprintln!("{}: {note}", self.program);
         }
     }
 }
@@ -51,6 +64,11 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
     }
     for text in &args.options {
         options.add(text)?;
+    }
+    if args.keeper {
+        options.fuse.patience.get_or_insert_default();
+        options.fuse_only.get_or_insert_with(|| String::from("--keeper"));
+        options.fixed.get_or_insert_with(|| String::from("--keeper"));
     }
     let files = args.image.files();
     let target = match args.target {
@@ -124,22 +142,42 @@ fn start(
     if running.foreground {
         log(running.verbose);
     }
-    let server = plan.start()?;
-    running.tell(server.chosen());
-    if !running.quiet {
-        if let Some(address) = server.metrics() {
-            eprintln!("{}: metrics are at http://{address}/metrics", running.program);
-        }
-        for note in server.notes() {
-            eprintln!("{}: {note}", running.program);
-        }
+    if plan.wants_keeper() {
+        return keep(plan, running, waiting);
     }
+    let server = plan.start()?;
+    if let Some(chosen) = server.chosen() {
+        running.tell(chosen);
+    }
+    running.tell_more(server.metrics(), server.notes());
     if let Some(readiness) = waiting.and_then(Option::take) {
         readiness.ready().context("cannot tell the waiting process")?;
     }
     let program = running.program.to_owned();
     server.run_until_signal(move |text| eprintln!("{program}: {text}"))?;
     Ok(0)
+}
+
+/// Keeps a mount that another process serves.
+fn keep(
+    plan: Box<FusePlan>,
+    running: Running<'_>,
+    waiting: Option<&mut Option<Readiness>>,
+) -> anyhow::Result<u8> {
+    let keeper = plan.keep()?;
+    running.tell(keeper.chosen());
+    running.tell_more(keeper.metrics(), keeper.notes());
+    if let Some(readiness) = waiting.and_then(Option::take) {
+        readiness.ready().context("cannot tell the waiting process")?;
+    }
+    keeper.run_until_signal(&|text| eprintln!("{}: {text}", running.program))?;
+    Ok(0)
+}
+
+/// The process that serves on a keeper's behalf.
+pub(crate) fn work() -> u8 {
+    log(false);
+    ferrofs_serve::work()
 }
 
 /// What goes wrong while serving, on the standard error.

@@ -6,6 +6,7 @@ mod ctl;
 mod look;
 mod mount;
 mod personality;
+mod survive;
 
 use ferrofs_tests::golden::Golden;
 use std::ffi::OsStr;

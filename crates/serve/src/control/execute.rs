@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) target: PathBuf,
     /// The image.
     pub(crate) image: PathBuf,
+    /// Servers before this one; none where there cannot be any.
+    pub(crate) takeovers: Option<u64>,
     /// Limit of the caches as set; under memory pressure the one in force is lower.
     pub(crate) cache_bytes: AtomicU64,
     /// Further facts for `get`.
@@ -72,8 +74,11 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
     let engine = shared.fs.engine();
     match serde_json::from_value(request.command).map_err(refuse)? {
         Command::Stats => {
-            let snapshot =
+            let mut snapshot =
                 Snapshot::new(&engine.stats(), &shared.session.stats(), shared.started.elapsed());
+            if let Some(takeovers) = shared.takeovers {
+                snapshot.fuse.insert(String::from("takeovers"), takeovers);
+            }
             serde_json::to_value(snapshot).map_err(refuse)
         }
         Command::Metrics => Ok(Value::String(metrics::text(shared))),

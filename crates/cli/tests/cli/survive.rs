@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mounts that survive the process that serves them.
+//!
+//! Pids come from the control socket, so that nothing but the mount's own processes is killed.
+
+use crate::{FERROFS, Scratch, run};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whatever takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A mount with its keeper in the foreground; both gone at the end, however the test ends.
+struct Kept {
+    target: PathBuf,
+    keeper: Child,
+}
+
+impl Kept {
+    fn new(scratch: &Scratch, options: &str) -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() || !crate::is_root() {
+            println!("skipped: mounting needs root and /dev/fuse");
+            return None;
+        }
+        let image = scratch.image("--compress lz4");
+        let target = scratch.path("mnt");
+        std::fs::create_dir(&target).unwrap();
+        let mut command = Command::new(FERROFS);
+        command.args(["mount", "--fuse", "--keeper", "--foreground", "-o", options]);
+        command.arg(&image).arg(&target).stdin(Stdio::null()).stderr(Stdio::null());
+        let kept = Self { keeper: command.spawn().unwrap(), target };
+        let begin = Instant::now();
+        while kept.ask("pid").is_none() {
+            assert!(begin.elapsed() < LIMIT, "the mount does not come");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(kept)
+    }
+
+    /// A setting, if the worker is there to tell.
+    fn ask(&self, name: &str) -> Option<u64> {
+        let ended = run("ctl {} get", &[&self.target]);
+        let line = ended.out.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.filter(|_| ended.code == 0)?.parse().ok()
+    }
+
+    fn worker(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.ask("pid")?).unwrap())
+    }
+
+    /// How the keeper ended.
+    fn ended(&mut self) -> std::process::ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.keeper.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < LIMIT, "the keeper does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_mounted(&self) -> bool {
+        ferrofs_linux::mountinfo::find(&self.target).unwrap().is_some()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Most often nothing of it is left.
+        let flags = ferrofs_linux::UnmountFlags { lazy: true, force: true };
+        let _ = ferrofs_linux::unmount(&self.target, flags);
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A tree whose data is not in the page cache after each look, and an image of it.
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    let folder = scratch.tree().join("many");
+    std::fs::create_dir(&folder).unwrap();
+    for number in 0..400_u32 {
+        let text = format!("{number} all work and no play makes jack a dull boy\n");
+        std::fs::write(folder.join(number.to_string()), text.repeat(2000)).unwrap();
+    }
+    scratch
+}
+
+#[test]
+fn no_reader_notices_workers_that_are_killed() {
+    let scratch = scratch();
+    let Some(mut kept) = Kept::new(&scratch, "hard") else { return };
+    let done = AtomicBool::new(false);
+    let (reads, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
+    let source = scratch.tree().join("many");
+    let mounted = kept.target.join("many");
+    std::thread::scope(|scope| {
+        for part in 0..4_u64 {
+            let (done, reads, wrong) = (&done, &reads, &wrong);
+            let (source, mounted) = (&source, &mounted);
+            scope.spawn(move || {
+                let mut seed = part + 1;
+                while !done.load(Ordering::SeqCst) {
+                    seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let name = (seed >> 33).wrapping_rem(400).to_string();
+                    let found = std::fs::read(mounted.join(&name));
+                    let right = std::fs::read(source.join(&name)).unwrap();
+                    if found.ok() != Some(right) {
+                        wrong.fetch_add(1, Ordering::SeqCst);
+                    }
+                    // Else everything is in the kernel's memory soon, and nobody asks.
+                    let file = std::fs::File::open(mounted.join(&name)).unwrap();
+                    let advice = rustix::fs::Advice::DontNeed;
+                    let _ = rustix::fs::fadvise(&file, 0, None, advice);
+                    reads.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let mut killed = Vec::new();
+        let begin = Instant::now();
+        while killed.len() < 20 && begin.elapsed() < LIMIT {
+            let worker = kept.worker().filter(|pid| !killed.contains(pid));
+            if let Some(pid) = worker {
+                kill_process(pid, Signal::KILL).unwrap();
+                killed.push(pid);
+            }
+            std::thread::sleep(Duration::from_millis(3 + killed.len() as u64 * 7 % 31));
+        }
+        // Everybody gets on afterwards.
+        let before = reads.load(Ordering::SeqCst);
+        while reads.load(Ordering::SeqCst) < before + 20 && begin.elapsed() < LIMIT * 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        done.store(true, Ordering::SeqCst);
+        assert_eq!(killed.len(), 20);
+        assert!(reads.load(Ordering::SeqCst) >= before + 20, "readers hang");
+    });
+    assert_eq!(wrong.load(Ordering::SeqCst), 0);
+    assert!(kept.ask("takeovers").unwrap() >= 20);
+    let worker = kept.worker().unwrap();
+    run("umount {}", &[&kept.target]).ok();
+    assert!(kept.ended().success());
+    assert!(!kept.is_mounted());
+    test_kill_process(worker).unwrap_err();
+}
+
+#[test]
+fn a_signal_to_the_keeper_ends_all() {
+    let scratch = Scratch::new();
+    let Some(mut kept) = Kept::new(&scratch, "hard") else { return };
+    let worker = kept.worker().unwrap();
+    kill_process(Pid::from_child(&kept.keeper), Signal::TERM).unwrap();
+    assert!(kept.ended().success());
+    assert!(!kept.is_mounted());
+    test_kill_process(worker).unwrap_err();
+}
+
+#[test]
+fn without_its_keeper_the_mount_fails() {
+    let scratch = Scratch::new();
+    let Some(mut kept) = Kept::new(&scratch, "hard") else { return };
+    let worker = kept.worker().unwrap();
+    let file = std::fs::File::open(kept.target.join("dir/text")).unwrap();
+    kept.keeper.kill().unwrap();
+    kept.keeper.wait().unwrap();
+    let begin = Instant::now();
+    while test_kill_process(worker).is_ok() {
+        assert!(begin.elapsed() < LIMIT, "the worker lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!kept.is_mounted());
+    // What was open is an error, never zeros.
+    std::io::Read::read_to_end(&mut &file, &mut Vec::new()).unwrap_err();
+}
+
+#[test]
+fn soft_mounts_give_errors_in_time() {
+    let scratch = Scratch::new();
+    let Some(mut kept) = Kept::new(&scratch, "soft=1") else { return };
+    let file = std::fs::File::open(kept.target.join("dir/text")).unwrap();
+    // Without its image no worker can go on.
+    std::fs::remove_file(scratch.path("image.erofs")).unwrap();
+    kill_process(kept.worker().unwrap(), Signal::KILL).unwrap();
+    let begin = Instant::now();
+    std::io::Read::read_to_end(&mut &file, &mut Vec::new()).unwrap_err();
+    assert!(begin.elapsed() < LIMIT);
+    assert!(!kept.ended().success());
+    drop(file);
+    run("umount --lazy {}", &[&kept.target]).ok();
+    assert!(!kept.is_mounted());
+}
