@@ -15,7 +15,8 @@ use crate::log::{Log, Runs};
 use crate::map::{GRAIN, Map, bytes_of, grains_of};
 use crate::stats::{Counters, count};
 use crate::{
-    BlobId, BlobStats, Demand, Origin, Policy, StoreError, Table, TableSpec, TableStats, Window,
+    BlobId, BlobStats, Demand, Fill, FillError, Origin, Policy, StoreError, Table, TableSpec,
+    TableStats, Window,
 };
 use std::fmt;
 use std::fs::File;
@@ -194,6 +195,24 @@ impl Blob {
     /// Makes what is present durable.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.commit()
+    }
+}
+
+impl Fill for Blob {
+    fn size(&self) -> u64 {
+        self.inner.size
+    }
+
+    fn missing(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        Self::missing(self, range)
+    }
+
+    fn fill(&self, range: Range<u64>, demand: &Demand) -> Result<(), FillError> {
+        Self::fill(self, range, demand).map_err(|error| match error {
+            StoreError::Cancelled { .. } => FillError::Cancelled,
+            StoreError::NoSpace { .. } => FillError::Pressure,
+            error => FillError::Failed(error.to_string()),
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub use space::CacheStats;
 pub use spec::{BlobSpec, CacheConfig, Policy, TableSpec, Thresholds};
 
 pub(crate) use files::{Files, Held};
-pub(crate) use space::Admit;
+pub(crate) use space::Reserved;
 
 use crate::blob::{Blob, BlobInner, apply};
 use crate::disk::Dir;
@@ -31,7 +31,7 @@ use space::Space;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
@@ -324,20 +324,19 @@ impl CacheInner {
         }
     }
 
-    /// Whether `len` more bytes may be kept; evicts if they may not.
-    pub(crate) fn admit(&self, len: u64) -> Admit {
-        match self.space.admit(len) {
-            Admit::Memory => {
-                self.make_room(len);
-                self.space.admit(len)
-            }
-            admit => {
-                if self.space.wants_culling() {
-                    self.signals.wake();
-                }
-                admit
-            }
+    /// Room for `len` more bytes; evicts if there is none. `None`: they must not be kept.
+    pub(crate) fn admit(&self, len: u64) -> Option<Reserved<'_>> {
+        if self.space.needs_look() {
+            self.space.look(&self.root);
         }
+        let admitted = self.space.admit(len).or_else(|| {
+            self.make_room(len);
+            self.space.admit(len)
+        });
+        if admitted.is_some() && self.space.wants_culling() {
+            self.signals.wake();
+        }
+        admitted
     }
 
     /// A write found no room, whatever the limits say.
@@ -368,9 +367,4 @@ fn now_epoch() -> u16 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // 0 means never.
     ((since.as_secs() / EPOCH_SECONDS) as u16).max(1)
-}
-
-/// The folder of a blob, for people and tests.
-pub(crate) fn folder_of(root: &Path, id: &BlobId) -> PathBuf {
-    root.join(id.kind().as_str()).join(&id.hex()[..2]).join(id.hex())
 }

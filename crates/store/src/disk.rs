@@ -5,6 +5,9 @@
 //! stand in for the disk and lose whatever was not synced. It refuses to know what is kept.
 //! Invariant: names never leave the folder and symbolic links are never followed.
 
+#[cfg(test)]
+pub(crate) mod model;
+
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use std::fmt;
 use std::fs::File;

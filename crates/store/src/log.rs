@@ -11,6 +11,9 @@
 //! continues that of the one before, so that a record which an earlier, lost end of the file left
 //! behind never follows one of a later time.
 
+#[cfg(test)]
+mod tests;
+
 use crate::disk::{DiskFile, Folder, Open, or_absent};
 use crate::map::{GRAIN, GROUP_GRAINS};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use super::BlobInner;
 use super::sink::{FillSink, Known, Stop, Target};
-use crate::cache::{Admit, lock};
+use crate::cache::lock;
 use crate::flight::{Claim, Lead};
 use crate::map::{GRAIN, bytes_of, grains_of};
 use crate::stats::count;
@@ -139,9 +139,8 @@ impl BlobInner {
         let range = bytes_of(&(from..to), self.size);
         let range =
             table.as_ref().map_or(range.clone(), |table| table.layout().whole_grains(&range));
-        if self.cache.admit(range.end - range.start) == Admit::Memory {
-            return Err(self.no_space(range.end - range.start));
-        }
+        let len = range.end - range.start;
+        let Some(_room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
         let stop = self.transfer(Target::Cache(lead), &range, table.as_ref(), demand, start)?;
         Ok(matches!(stop, Stop::Whole).then(|| demand.after(start, Instant::now())))
     }

@@ -4,7 +4,6 @@
 use super::BlobInner;
 use super::fetch::is_full;
 use super::sink::{Stop, Target};
-use crate::cache::Admit;
 use crate::{Demand, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,7 +22,7 @@ impl BlobInner {
         if this.streaming.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if this.cache.admit(this.size) == Admit::Memory {
+        if this.cache.admit(this.size).is_none() {
             return Err(this.no_space(this.size));
         }
         Self::begin_stream(this, demand.after(start, Instant::now()));
@@ -78,9 +77,9 @@ impl BlobInner {
             return Ok(());
         }
         let table = self.table(demand, start)?;
-        if self.cache.admit(self.size) == Admit::Memory {
+        let Some(_room) = self.cache.admit(self.size) else {
             return Err(self.no_space(self.size));
-        }
+        };
         let stop =
             self.transfer(Target::Cache(&lead), &(0..self.size), table.as_ref(), demand, start)?;
         debug_assert!(!matches!(&stop, Stop::Write(error) if is_full(error)));

@@ -10,13 +10,18 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 /// Bytes that are written between two looks at the file system.
 const LOOK_EVERY: u64 = 8 << 20;
 
-/// Whether bytes may be kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Admit {
-    /// Yes.
-    Keep,
-    /// They may only be given to who waits for them.
-    Memory,
+/// Room for bytes that are about to be kept. While it is held they may count twice, never not at
+/// all.
+#[derive(Debug)]
+pub(crate) struct Reserved<'a> {
+    space: &'a Space,
+    len: u64,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.space.reserved.fetch_sub(self.len, Ordering::SeqCst);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -47,11 +52,12 @@ pub struct CacheStats {
 }
 
 #[derive(Debug)]
-pub(super) struct Space {
+pub(crate) struct Space {
     bytes_max: Option<u64>,
     blocks: Thresholds,
     files: Thresholds,
     used: AtomicU64,
+    reserved: AtomicU64,
     since_look: AtomicU64,
     level: AtomicU8,
     full: AtomicBool,
@@ -65,6 +71,7 @@ impl Space {
             blocks: config.blocks,
             files: config.files,
             used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
             since_look: AtomicU64::new(0),
             level: AtomicU8::new(0),
             full: AtomicBool::new(false),
@@ -96,7 +103,7 @@ impl Space {
     }
 
     pub(super) fn wrote(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.used.fetch_add(bytes, Ordering::SeqCst);
         self.since_look.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -114,15 +121,20 @@ impl Space {
         self.level.store(Level::Stop as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn admit(&self, len: u64) -> Admit {
-        let over = self
-            .bytes_max
-            .is_some_and(|max| self.used.load(Ordering::Relaxed).saturating_add(len) > max);
-        if over || self.level.load(Ordering::Relaxed) == Level::Stop as u8 {
-            Admit::Memory
-        } else {
-            Admit::Keep
+    /// Room for `len` bytes; `None`: they may only be given to who waits for them.
+    pub(super) fn admit(&self, len: u64) -> Option<Reserved<'_>> {
+        if self.level.load(Ordering::Relaxed) == Level::Stop as u8 {
+            return None;
         }
+        let max = self.bytes_max.unwrap_or(u64::MAX);
+        // Bytes that are written between the two loads were reserved before: they are counted.
+        let more = |reserved: u64| {
+            let used = self.used.load(Ordering::SeqCst);
+            let want = reserved.checked_add(len)?;
+            (used.checked_add(want)? <= max).then_some(want)
+        };
+        self.reserved.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        Some(Reserved { space: self, len })
     }
 
     pub(super) fn wants_culling(&self) -> bool {
@@ -131,7 +143,7 @@ impl Space {
 
     /// Bytes that must go so that `len` more fit, with some to spare so that not every miss evicts.
     pub(super) fn excess(&self, root: &Dir, len: u64) -> u64 {
-        let used = self.used.load(Ordering::Relaxed);
+        let used = self.used.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed);
         let over = self.bytes_max.map_or(0, |max| {
             let want = used.saturating_add(len);
             if want > max { want.saturating_sub(max - max / 16) } else { 0 }
