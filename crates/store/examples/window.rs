@@ -3,7 +3,6 @@
 //! time: `cargo run -p ferrofs-store --example window`.
 
 #[path = "../src/window/simulate.rs"]
-#[expect(dead_code, reason = "tests use more of it")]
 mod simulate;
 
 use ferrofs_store::{Window, WindowConfig};

@@ -27,8 +27,9 @@ impl Default for LimitConfig {
         Self {
             bytes_per_second: None,
             prefetch_bytes_per_second: None,
-            requests_max: 64,
-            prefetch_requests_max: 4,
+            requests_max: 96,
+            // Scattered pieces of 16 KiB fill 200 Mbit/s at 20 ms with no fewer.
+            prefetch_requests_max: 48,
         }
     }
 }
@@ -157,6 +158,12 @@ impl Limits {
     /// Whether readers wait for a permit.
     pub fn is_contended(&self) -> bool {
         self.lock().waiting > 0
+    }
+
+    /// Whether a reader's request runs or waits: who has time lets it pass.
+    pub fn is_demanded(&self) -> bool {
+        let state = self.lock();
+        state.waiting > 0 || state.requests > state.prefetch_requests
     }
 
     /// How many bytes to take from the network in one piece, so that a limit is smooth; `None`: any.

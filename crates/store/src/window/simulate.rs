@@ -202,6 +202,7 @@ pub(crate) fn scenarios() -> Vec<(String, u64, Vec<Range<u64>>)> {
 }
 
 /// The figures as a table.
+#[cfg_attr(test, expect(dead_code, reason = "for the example"))]
 pub(crate) fn table(config: WindowConfig) -> String {
     use std::fmt::Write;
     let mut text = format!(
