@@ -21,6 +21,7 @@ mod prefetch;
 pub mod source;
 mod stats;
 mod table;
+mod trace;
 mod window;
 
 pub use blob::Blob;
@@ -34,11 +35,16 @@ pub use origin::{
     Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,
     Served, SourceStats, SystemClock,
 };
-pub use prefetch::{Fill, FillError};
+pub use prefetch::{
+    Fill, FillError, Order, PrefetchConfig, PrefetchJob, Prefetcher, Progress, Rank,
+};
 pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
 pub use stats::{BlobStats, WAIT_SLOTS};
 pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
     Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
+};
+pub use trace::{
+    BlobRecorder, Recorder, Replay, ReplayConfig, Step, Touch, Trace, TraceError,
 };
 pub use window::{Plan, Window, WindowConfig};

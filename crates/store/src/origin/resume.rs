@@ -152,18 +152,14 @@ impl Sink for Resume<'_> {
         if self.asked != 0 {
             self.ranges = Some(if offset == 0 { Ranges::No } else { Ranges::Yes });
         }
-        match self.position {
-            Some(position) => self.skip = position - offset,
-            None => {
-                self.is_whole = offset != self.asked;
-                self.position = Some(offset);
-                if self.sink.begin(offset, total).is_err() {
-                    self.is_stopped = true;
-                    return Err(SinkStop);
-                }
-            }
+        if let Some(position) = self.position {
+            self.skip = position - offset;
+            return Ok(());
         }
-        Ok(())
+        self.is_whole = offset != self.asked;
+        self.position = Some(offset);
+        self.is_stopped = self.sink.begin(offset, total).is_err();
+        if self.is_stopped { Err(SinkStop) } else { Ok(()) }
     }
 
     fn room(&mut self) -> &mut [u8] {

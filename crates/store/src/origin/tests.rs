@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Origins over sources that fail as they are told, by a clock that only sleeping moves.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, one range long")]
+
 use super::*;
 use crate::{LimitConfig, SinkStop};
 use std::collections::VecDeque;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pool over blobs in memory.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, one range long")]
+
 use super::*;
 use crate::{LimitConfig, Limits, Priority, ReplayConfig, Touch, Trace};
 use std::collections::VecDeque;

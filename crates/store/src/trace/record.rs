@@ -54,13 +54,11 @@ impl Recorder {
         if state.blobs.len() >= Trace::BLOBS_MAX {
             return None;
         }
-        let blob = match state.blobs.iter().position(|known| known == name) {
-            Some(blob) => blob,
-            None => {
-                state.blobs.push(name.to_owned());
-                state.blobs.len() - 1
-            }
-        };
+        let known = state.blobs.iter().position(|known| known == name);
+        let blob = known.unwrap_or_else(|| {
+            state.blobs.push(name.to_owned());
+            state.blobs.len() - 1
+        });
         drop(state);
         let words = size.div_ceil(unit).div_ceil(64) as usize;
         let touched = std::iter::repeat_with(AtomicU64::default).take(words).collect();

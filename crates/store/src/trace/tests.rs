@@ -98,9 +98,9 @@ fn runs_are_merged_by_frequency_then_order() {
             touch(40, 0, 100..150, 1),
         ]
     );
-    let often = Trace::merge(&[both.clone()], 2);
+    let often = Trace::merge(std::slice::from_ref(&both), 2);
     assert_eq!(often.touches, both.touches[..2]);
-    assert_eq!(Trace::merge(&[one.clone()], 1), one);
+    assert_eq!(Trace::merge(std::slice::from_ref(&one), 1), one);
 }
 
 #[test]
@@ -223,11 +223,11 @@ proptest! {
                 *cell += 1;
             }
         }
-        for at in 0..size as usize {
+        for (at, count) in planned.iter().enumerate().take(size as usize) {
             let from = at / align as usize * align as usize;
             let to = (from + align as usize).min(size as usize);
             let wanted = runs[from..to].iter().any(|runs| *runs > 0);
-            prop_assert_eq!(planned[at], i32::from(wanted), "byte {}", at);
+            prop_assert_eq!(*count, i32::from(wanted), "byte {}", at);
         }
         prop_assert_eq!(plan.planned, plan.wanted);
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A link and readers in simulated time: what a window fetches, and how long readers wait.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, one range long")]
+
 use crate::{Window, WindowConfig};
 use std::ops::Range;
 

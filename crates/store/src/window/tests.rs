@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Windows against simulated readers, and the rules that hold for any reader.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, one range long")]
+
 use super::simulate::{GRAIN, Link, run, scenarios};
 use super::*;
 use proptest::prelude::*;
