@@ -14,3 +14,6 @@ pub fn open(registry: &Registry, descriptor: &Descriptor) -> Result<HttpSource, 
     let resource = registry.blob(&digest)?;
     Ok(HttpSource::over(resource, Some(shown), false, Some(descriptor.size)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -266,7 +266,7 @@ impl Place {
     fn neighbour(&self, tag: Option<&str>) -> Result<RemoteBlob, FetchError> {
         let (source, table): (Arc<dyn RangeSource>, Option<Arc<dyn RangeSource>>) = match self {
             Self::Http(client, url, options) => {
-                let open = |suffix| {
+                let open = |suffix: &str| {
                     let same = tag.is_none() && suffix.is_empty();
                     let url = if same { url.clone() } else { sibling(url, tag, suffix)? };
                     HttpSource::new(client.clone(), url.as_str(), options.clone())
