@@ -21,6 +21,9 @@ pub struct BuildOptions {
     pub compression: Option<Compression>,
     /// Other pcluster sizes for files whose path matches; the first that does counts.
     pub hints: Vec<PclusterHint>,
+    /// Paths from the tree's root, without a slash in front: their inodes and data come first, in
+    /// this order, so that what is read first lies together. Those that do not exist are counted.
+    pub first: Vec<Vec<u8>>,
     /// Stores regular files as chunks, equal ones once. Not together with compression.
     pub chunks: Option<Chunks>,
     /// Ends of regular files that fill no block are stored beside their inodes.
@@ -54,6 +57,7 @@ impl Default for BuildOptions {
             block_bits: BlockBits::DEFAULT,
             compression: None,
             hints: Vec::new(),
+            first: Vec::new(),
             chunks: None,
             inline_tails: true,
             inode_form: InodeForm::Auto,

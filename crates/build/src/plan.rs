@@ -3,7 +3,8 @@
 //!
 //! Order: the root, then directory by directory, parents before children, all children of a
 //! directory next to each other and sorted by name; an inode with several names counts where it is
-//! met first. File data follows the same order.
+//! met first. What was asked to come first does, after the root, each behind the directories that
+//! lead to it. File data follows the same order.
 
 use std::collections::HashMap;
 
@@ -37,7 +38,7 @@ impl Plan {
         xattrs: XattrPlan,
         report: &mut BuildReport,
     ) -> Self {
-        let order = order(tree, report);
+        let order = put_first(tree, order(tree, report), &options.first, report);
         let files: Vec<InodeId> = order
             .iter()
             .copied()
@@ -108,6 +109,48 @@ fn order(tree: &Tree, report: &mut BuildReport) -> Vec<InodeId> {
         pending[first..].reverse();
     }
     order
+}
+
+/// Moves inodes of `paths`, and the directories on the way, behind the root.
+fn put_first(
+    tree: &Tree,
+    order: Vec<InodeId>,
+    paths: &[Vec<u8>],
+    report: &mut BuildReport,
+) -> Vec<InodeId> {
+    if paths.is_empty() {
+        return order;
+    }
+    let mut first = Vec::with_capacity(order.len());
+    let mut met = vec![false; tree.len()];
+    let mut take = |id: InodeId| {
+        if !core::mem::replace(&mut met[id.index()], true) {
+            first.push(id);
+        }
+    };
+    take(InodeId::ROOT);
+    for path in paths {
+        let Some(way) = way(tree, path) else {
+            report.first_missing += 1;
+            continue;
+        };
+        way.into_iter().for_each(&mut take);
+    }
+    order.into_iter().for_each(take);
+    first
+}
+
+/// The inodes that a path leads through, the last included; `None` if it leads nowhere.
+fn way(tree: &Tree, path: &[u8]) -> Option<Vec<InodeId>> {
+    let mut at = InodeId::ROOT;
+    let mut way = Vec::new();
+    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        let entries = tree.entries(at);
+        let found = entries.binary_search_by(|entry| tree.entry_name(entry).cmp(name)).ok()?;
+        at = entries[found].inode();
+        way.push(at);
+    }
+    Some(way)
 }
 
 fn count(tree: &Tree, order: &[InodeId], report: &mut BuildReport) {

@@ -70,6 +70,8 @@ pub struct BuildReport {
     pub special: u64,
     /// Entries that name an inode which another entry names already.
     pub hard_links: u64,
+    /// Paths that were to come first and do not exist.
+    pub first_missing: u64,
     /// Inodes of 32 bytes.
     pub compact_inodes: u64,
     /// Bytes of all regular files.

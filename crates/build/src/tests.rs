@@ -102,6 +102,8 @@ proptest! {
         let mut dice = Dice::new(seed);
         let (mut options, blob) = random_options(&mut dice);
         let model = Model::random(&mut dice);
+        options.first = model.paths.keys().filter(|_| dice.below(8) == 0).cloned().collect();
+        options.first.reverse();
         let (image, blob_bytes, report) = make(&model, &options, blob);
         let back = read::Image::open(&image, &blob_bytes).model();
         model.assert_same(&back, &options);
@@ -113,6 +115,23 @@ proptest! {
         let (again, again_blob, _) = make(&model, &options, blob);
         prop_assert!(image == again && blob_bytes == again_blob, "workers and memory show");
     }
+}
+
+#[test]
+fn what_is_to_come_first_does() {
+    let mut model = Model::default();
+    let content = |index: u8| [&[index; 4096][..], &[index + 100; 4096]].concat();
+    for index in 0..9 {
+        model.file(&format!("f{index}"), content(index));
+    }
+    let first = ["f7", "no/such", "/f2"].map(|path| path.as_bytes().to_vec()).to_vec();
+    let options = BuildOptions { first, uuid: Uuid::Clear, ..BuildOptions::default() };
+    let (image, _, report) = make(&model, &options, false);
+    assert_eq!(report.first_missing, 1);
+    let place = |index| image.windows(8192).step_by(4096).position(|part| part == content(index));
+    let places: Vec<usize> = [7, 2, 0, 1, 3, 8].map(|index| place(index).unwrap()).to_vec();
+    assert!(places.is_sorted(), "{places:?}");
+    model.assert_same(&read::Image::open(&image, &[]).model(), &options);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod error;
 mod extract;
 mod finding;
 mod fsck;
+mod inspect;
 mod listing;
 mod nidset;
 mod pool;
@@ -31,6 +32,7 @@ pub use error::{Error, Result};
 pub use extract::{ExtractOptions, ExtractReport, Problem, ProblemKind, extract};
 pub use finding::{Code, Finding, Severity};
 pub use fsck::{CheckOptions, CheckReport, check, check_opening};
+pub use inspect::{DeviceCells, Inspection, Share, inspect};
 pub use listing::{
     ExtentRow, Listing, Stat, XattrRow, encoding_name, extents, find, list, stat, type_name,
 };

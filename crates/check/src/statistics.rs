@@ -82,9 +82,51 @@ impl Statistics {
     }
 }
 
+/// Who else wants to know what a walk meets. Folders and entries of the root have numbers that it
+/// gives them.
+pub(crate) trait Watch {
+    /// A directory that is going to be read; gives its number. The root is above itself.
+    fn folder(&mut self, above: usize, name: &[u8]) -> usize;
+
+    /// An inode at its first name, and the entry of the root that it is below, unless it is one; gives
+    /// the number of that. Its clusters follow.
+    fn inode(&mut self, folder: usize, top: Option<usize>, name: &[u8], inode: &Inode) -> usize;
+
+    /// A cluster that was not met before.
+    fn cluster(&mut self, kind: &'static str, location: &Location, len: u64);
+}
+
+/// Nobody.
+impl Watch for () {
+    fn folder(&mut self, _: usize, _: &[u8]) -> usize {
+        0
+    }
+
+    fn inode(&mut self, _: usize, _: Option<usize>, _: &[u8], _: &Inode) -> usize {
+        0
+    }
+
+    fn cluster(&mut self, _: &'static str, _: &Location, _: u64) {}
+}
+
 /// Walks an image and counts.
 pub fn statistics(image: &Image, context: Context<'_>) -> Result<Statistics> {
-    let mut count = Count { image, known: Known::default(), found: Statistics::default() };
+    walk(image, context, &mut ())
+}
+
+/// A directory that waits to be read.
+struct Pending {
+    nid: Nid,
+    folder: usize,
+    top: Option<usize>,
+}
+
+pub(crate) fn walk(
+    image: &Image,
+    context: Context<'_>,
+    watch: &mut impl Watch,
+) -> Result<Statistics> {
+    let mut count = Count { image, known: Known::default(), found: Statistics::default(), watch };
     let superblock = image.superblock();
     count.found.block_size = superblock.block_bits.size();
     count.found.device_bytes = (0..=u16::try_from(image.device_slots().len()).unwrap_or(u16::MAX))
@@ -101,8 +143,9 @@ pub fn statistics(image: &Image, context: Context<'_>) -> Result<Statistics> {
     let mut seen = NidSet::default();
     seen.insert(root);
     count.inode(&image.inode(root)?);
-    let mut pending = vec![root];
-    while let Some(nid) = pending.pop() {
+    let folder = count.watch.folder(0, b"");
+    let mut pending = vec![Pending { nid: root, folder, top: None }];
+    while let Some(Pending { nid, folder, top }) = pending.pop() {
         if context.cancelled() {
             return Err(Error::Cancelled);
         }
@@ -124,9 +167,11 @@ pub fn statistics(image: &Image, context: Context<'_>) -> Result<Statistics> {
             }
             match image.inode(entry.nid) {
                 Ok(inode) => {
+                    let top = count.watch.inode(folder, top, &entry.name, &inode);
                     count.inode(&inode);
                     if inode.file_type == FileType::Directory {
-                        pending.push(entry.nid);
+                        let folder = count.watch.folder(folder, &entry.name);
+                        pending.push(Pending { nid: entry.nid, folder, top: Some(top) });
                     }
                 }
                 Err(_) => count.found.unreadable += 1,
@@ -154,13 +199,14 @@ impl Known {
     }
 }
 
-struct Count<'a> {
+struct Count<'a, W> {
     image: &'a Image,
+    watch: &'a mut W,
     known: Known,
     found: Statistics,
 }
 
-impl Count<'_> {
+impl<W: Watch> Count<'_, W> {
     fn inode(&mut self, inode: &Inode) {
         let found = &mut self.found;
         *found.types.entry(type_name(inode.file_type)).or_default() += 1;
@@ -231,6 +277,7 @@ impl Count<'_> {
             if new {
                 row.clusters += 1;
                 row.encoded_bytes = row.encoded_bytes.saturating_add(len);
+                self.watch.cluster(name, &location, len);
             } else {
                 found.shared_uses += 1;
                 found.shared_bytes = found.shared_bytes.saturating_add(len);

@@ -9,7 +9,7 @@ mod mount;
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
 pub(crate) use ctl::{CtlArgs, CtlCommand, TopArgs};
 pub(crate) use look::{
-    CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, LsArgs, StatArgs,
+    CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, StatArgs,
 };
 pub(crate) use mount::{MountArgs, UmountArgs};
 
@@ -50,6 +50,7 @@ pub(crate) enum Command {
     Cat(CatArgs),
     Stat(StatArgs),
     Dump(DumpArgs),
+    Inspect(InspectArgs),
     Diff(DiffArgs),
     Mount(Box<MountArgs>),
     Umount(UmountArgs),

@@ -8,6 +8,7 @@ mod ctl;
 mod diff;
 mod dump;
 pub(crate) mod extract;
+mod inspect;
 mod ls;
 pub(crate) mod mount;
 mod shell;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Cat(args) => cat::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => Ok(mount::unmount(&args)),

@@ -48,6 +48,13 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub(crate) hints: Option<PathBuf>,
 
+    /// Lay out the files named in this file first, in its order, so that what is read first lies
+    /// together
+    ///
+    /// One path a line, from the root of SOURCE. Paths that do not exist are counted and passed over.
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub(crate) order: Option<PathBuf>,
+
     /// Write the indexes of kernels before 5.3
     #[arg(long, help_heading = "Data")]
     pub(crate) legacy_indexes: bool,

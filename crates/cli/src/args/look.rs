@@ -230,6 +230,32 @@ pub(crate) struct DumpArgs {
     pub(crate) json: bool,
 }
 
+/// Show where the bytes of an image went
+///
+/// What the entries of the root, the kinds of names and the largest files take, and what lies where
+/// on the devices. A cluster that several files use is counted with the first of them.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ferrofs inspect image.erofs
+  ferrofs inspect image.erofs --html image.html")]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+
+    /// Write one self-contained page; `-` is the standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Cells that each device is cut into for its map, at most
+    #[arg(long, value_name = "N", default_value_t = 3072,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) cells: u64,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Compare two images, or an image and a directory
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:

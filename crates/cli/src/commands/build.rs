@@ -82,6 +82,7 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         Some(path) => crate::hints::read(path, args.block_size, &mut warn)?,
         None => Vec::new(),
     };
+    let first = args.order.as_deref().map_or(Ok(Vec::new()), order)?;
     let chunks = args.chunk_size.map(|size| Chunks {
         size,
         entries: match args.chunk_entries {
@@ -100,6 +101,7 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         block_bits,
         compression,
         hints,
+        first,
         chunks,
         inline_tails: !args.no_inline_tails,
         inode_form: match args.inodes {
@@ -131,6 +133,13 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         avoid: Vec::new(),
     };
     Ok(Job { source: args.source, image: args.output, blob: args.blob, walk, options })
+}
+
+/// Paths of files, one a line, in the order in which they are to lie.
+fn order(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let text = std::fs::read(path).with_context(|| format!("the order in {}", path.display()))?;
+    let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.map(<[u8]>::to_vec).collect())
 }
 
 /// A codec by its name.
@@ -236,6 +245,9 @@ fn tell(built: &Built, image: &Path) -> std::io::Result<()> {
         size::show(report.deduplicated_bytes),
         seconds.as_secs_f64()
     )?;
+    if report.first_missing > 0 {
+        writeln!(out, "{} paths of the order do not exist", report.first_missing)?;
+    }
     if walk.excluded > 0 {
         writeln!(out, "{} entries were excluded", walk.excluded)?;
     }
@@ -278,6 +290,7 @@ struct Summary {
     compressed_output: u64,
     chunk_files: u64,
     shared_xattrs: u64,
+    first_missing: u64,
     excluded: u64,
     avoided: Vec<String>,
     other_file_systems: Vec<String>,
@@ -319,6 +332,7 @@ impl Summary {
             compressed_output: report.compressed_output,
             chunk_files: report.chunk_files,
             shared_xattrs: report.shared_xattrs,
+            first_missing: report.first_missing,
             excluded: walk.excluded,
             avoided: walk.avoided.iter().map(text).collect(),
             other_file_systems: walk.other_file_systems.iter().map(text).collect(),

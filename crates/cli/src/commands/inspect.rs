@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `inspect`: where the bytes of an image went.
+
+mod html;
+
+use crate::args::InspectArgs;
+use crate::json;
+use crate::output::Out;
+use crate::progress::Bar;
+use crate::size;
+use anyhow::Context as _;
+use ferrofs_check::{Context, Inspection, Share};
+use std::io::{self, Write};
+
+/// Rows of a table for people.
+const ROWS: usize = 12;
+
+pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<u8> {
+    let image = args.image.open()?;
+    let quiet = args.json || args.html.is_some();
+    let bar = Bar::new(quiet, "looking");
+    let context = Context { progress: Some(&bar), ..Context::default() };
+    let found = ferrofs_check::inspect(&image, args.cells, context)?;
+    bar.finish();
+    let title = args.image.image.display().to_string();
+    if let Some(path) = &args.html {
+        let page = html::page(&title, &image, &found);
+        if path.as_os_str() == "-" {
+            let mut out = Out::new();
+            out.write_all(page.as_bytes())?;
+            out.flush()?;
+        } else {
+            std::fs::write(path, page).with_context(|| path.display().to_string())?;
+        }
+    } else if args.json {
+        json::write(&mut Out::new(), &found)?;
+    } else {
+        let mut out = Out::new();
+        show(&mut out, &found)?;
+        out.flush()?;
+    }
+    Ok(0)
+}
+
+fn show(out: &mut Out, found: &Inspection) -> io::Result<()> {
+    let statistics = &found.statistics;
+    let device: u64 = statistics.device_bytes.iter().sum();
+    writeln!(
+        out,
+        "{} for {} in {} inodes; {:.3} bytes of files for each stored",
+        size::show(device),
+        size::show(statistics.file_bytes),
+        statistics.inodes,
+        statistics.ratio()
+    )?;
+    table(out, "below the root", &found.tops)?;
+    table(out, "by suffix", &found.suffixes)?;
+    table(out, "largest files", &found.largest)
+}
+
+fn table(out: &mut Out, title: &str, shares: &[Share]) -> io::Result<()> {
+    writeln!(out, "\n{:>12} {:>12} {:>9}  {title}", "stored", "content", "inodes")?;
+    for share in shares.iter().take(ROWS) {
+        write!(
+            out,
+            "{:>12} {:>12} {:>9}  ",
+            size::show(share.stored),
+            size::show(share.bytes),
+            share.inodes
+        )?;
+        let name = share.name.as_bytes();
+        out.write_name(if name.is_empty() { b"(none)" } else { name })?;
+        writeln!(out)?;
+    }
+    if let Some(more) = shares.len().checked_sub(ROWS).filter(|&more| more > 0) {
+        writeln!(out, "{:>36} and {more} more", "")?;
+    }
+    Ok(())
+}
