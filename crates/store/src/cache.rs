@@ -149,7 +149,7 @@ impl Cache {
             (None, TableSpec::Pinned { pin, .. }) => {
                 BlobId::from_digest(BlobKind::Table, &pin.digest)
             }
-            (None, _) => self.identify(&spec, &mut size, demand)?,
+            (None, _) => Self::identify(&spec, &mut size, demand)?,
         };
         let policy = spec.policy;
         let blob = match self.inner.opened(&id) {
@@ -168,7 +168,6 @@ impl Cache {
 
     /// A name of where a blob is, and of which version.
     fn identify(
-        &self,
         spec: &BlobSpec,
         size: &mut Option<u64>,
         demand: &Demand,
@@ -199,37 +198,9 @@ impl Cache {
         let folder = files::enter(&self.inner.root, &id, true)
             .and_then(|folder| folder.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(StoreError::io(&id, "make a folder"))?;
-        let mut table = None;
-        let size = match size.or_else(|| files::known_size(&folder)) {
-            Some(size) => size,
-            None => match &spec.table {
-                TableSpec::Pinned { pin, source } => {
-                    let options =
-                        TableOptions { pages: Arc::clone(&self.inner.pages), ..Default::default() };
-                    let context = FetchContext {
-                        deadline: demand.until(start),
-                        priority: Priority::Demand,
-                        fresh: false,
-                    };
-                    let opened = Table::open(*pin, Arc::clone(source), options, &context).map_err(
-                        |error| StoreError::Table {
-                            blob: id.clone(),
-                            offset: 0,
-                            source: source.describe(),
-                            error,
-                        },
-                    )?;
-                    let size = opened.layout().blob_size();
-                    table = Some(Arc::new(opened));
-                    size
-                }
-                _ => {
-                    let identity = spec.origin.identity(demand);
-                    let failed =
-                        |error| StoreError::Fetch { blob: id.clone(), offset: 0, len: 0, error };
-                    identity.map_err(failed)?.size
-                }
-            },
+        let (size, table) = match size.or_else(|| files::known_size(&folder)) {
+            Some(size) => (size, None),
+            None => self.learn_size(&id, &spec, demand, start)?,
         };
         let meta = files::Meta::new(&id, size, &spec);
         let opened = Files::open(&self.inner.root, &id, size, Some(&meta), demand, start)?;
@@ -244,14 +215,14 @@ impl Cache {
             cache: Arc::clone(&self.inner),
             files: opened.files,
             map: opened.map,
-            flights: Default::default(),
+            flights: crate::flight::Flights::default(),
             origin: spec.origin,
             table_spec: spec.table,
             table: Mutex::new(table),
             window: Mutex::new(window),
             window_idle: true.into(),
             no_range_eviction: false.into(),
-            counters: Default::default(),
+            counters: crate::stats::Counters::default(),
             dirty: Mutex::new(opened.dirty),
             log: Mutex::new(opened.log),
             streaming: false.into(),
@@ -267,6 +238,35 @@ impl Cache {
         }
         blobs.insert(id, Arc::downgrade(&blob));
         Ok(blob)
+    }
+
+    /// Asks the table or the origin how large a blob is.
+    fn learn_size(
+        &self,
+        id: &BlobId,
+        spec: &BlobSpec,
+        demand: &Demand,
+        start: Instant,
+    ) -> Result<(u64, Option<Arc<Table>>), StoreError> {
+        if let TableSpec::Pinned { pin, source } = &spec.table {
+            let pages = Arc::clone(&self.inner.pages);
+            let options = TableOptions { pages, ..TableOptions::default() };
+            let context = FetchContext {
+                deadline: demand.until(start),
+                priority: Priority::Demand,
+                fresh: false,
+            };
+            let table = Table::open(*pin, Arc::clone(source), options, &context);
+            let table = table.map_err(|error| StoreError::Table {
+                blob: id.clone(),
+                offset: 0,
+                source: source.describe(),
+                error: Box::new(error),
+            })?;
+            return Ok((table.layout().blob_size(), Some(Arc::new(table))));
+        }
+        let failed = |error| StoreError::Fetch { blob: id.clone(), offset: 0, len: 0, error };
+        Ok((spec.origin.identity(demand).map_err(failed)?.size, None))
     }
 
     /// Makes what is present durable, of all blobs.

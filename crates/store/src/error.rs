@@ -106,7 +106,7 @@ pub enum StoreError {
         /// Where it came from.
         source: String,
         /// Why.
-        error: TableError,
+        error: Box<TableError>,
     },
     /// Not a range of the blob.
     Range {
@@ -285,7 +285,7 @@ impl std::error::Error for StoreError {
         match self {
             Self::Io { error, .. } => Some(error),
             Self::Fetch { error, .. } => Some(error),
-            Self::Table { error, .. } => Some(error),
+            Self::Table { error, .. } => Some(error.as_ref()),
             _ => None,
         }
     }

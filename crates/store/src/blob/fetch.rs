@@ -79,7 +79,7 @@ impl BlobInner {
                 Self::stream(this, demand, start)?;
             }
             let run_end = bits.find(first..grains.end, true).unwrap_or(grains.end);
-            let wish = this.whole_grains(first..run_end)?;
+            let wish = this.whole_grains(first..run_end);
             match this.flights.claim(wish, first) {
                 Claim::Join(mut join) => {
                     count(&this.counters.joins, 1);
@@ -99,15 +99,15 @@ impl BlobInner {
     }
 
     /// Grains made larger to what can be verified on its own.
-    fn whole_grains(&self, grains: Range<u64>) -> Result<Range<u64>, StoreError> {
+    fn whole_grains(&self, grains: Range<u64>) -> Range<u64> {
         let table = lock(&self.table);
-        Ok(match &*table {
+        match &*table {
             Some(table) => {
                 let bytes = bytes_of(&grains, self.size);
                 grains_of(&table.layout().whole_grains(&bytes))
             }
             None => grains,
-        })
+        }
     }
 
     pub(super) fn check(&self, demand: &Demand, start: Instant, at: u64) -> Result<(), StoreError> {
@@ -274,7 +274,8 @@ impl BlobInner {
     }
 
     pub(super) fn table_error(&self, offset: u64, error: crate::TableError) -> StoreError {
-        StoreError::Table { blob: self.id.clone(), offset, source: self.describe(), error }
+        let (blob, source) = (self.id.clone(), self.describe());
+        StoreError::Table { blob, offset, source, error: Box::new(error) }
     }
 
     fn describe(&self) -> String {

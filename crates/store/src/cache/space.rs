@@ -157,7 +157,7 @@ impl Space {
         let total = rustix::fs::fstatvfs(&root.0).map_or(0, |stat| stat.f_blocks * stat.f_frsize);
         let lack = (f64::from(self.blocks.run) - blocks).max(0.0) / 100.0 * total as f64;
         // Files are had only by removing blobs; how many bytes those have is not the question.
-        over.max(lack as u64).max(if file_level == Level::Fine { 0 } else { 1 })
+        over.max(lack as u64).max(u64::from(file_level != Level::Fine))
     }
 
     pub(super) fn stats(&self, root: &Dir, total: BlobStats, open: u64) -> CacheStats {
