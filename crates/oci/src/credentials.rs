@@ -279,6 +279,7 @@ mod tests {
         Credentials::File(path).find(registry, repository)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what `find` gives, to be compared with")]
     fn password(user: &str, password: &str) -> Option<Credential> {
         Some(Credential::Password(user.into(), Secret::new(password)))
     }
