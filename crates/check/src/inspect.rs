@@ -275,9 +275,8 @@ mod tests {
         cells.add("lz4", 10_000, 20_000);
         cells.add("plain", 98_304, 1 << 40);
         cells.add("plain", u64::MAX - 1, 5);
-        let of = |kind: usize| -> u64 {
-            cells.cells.iter().filter_map(|counts| counts.get(kind)).sum()
-        };
+        let of =
+            |kind: usize| -> u64 { cells.cells.iter().filter_map(|counts| counts.get(kind)).sum() };
         assert_eq!((of(0), of(1)), (20_000, 100_000 - 98_304));
         assert_eq!(DeviceCells::new(0, 4096, 8).cells.len(), 0);
     }

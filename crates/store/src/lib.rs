@@ -7,9 +7,9 @@
 
 #![deny(unsafe_code)]
 
-pub mod cachefiles;
 mod blob;
 mod cache;
+pub mod cachefiles;
 mod disk;
 mod error;
 mod flight;
@@ -44,7 +44,5 @@ pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
     Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
 };
-pub use trace::{
-    BlobRecorder, Recorder, Replay, ReplayConfig, Step, Touch, Trace, TraceError,
-};
+pub use trace::{BlobRecorder, Recorder, Replay, ReplayConfig, Step, Touch, Trace, TraceError};
 pub use window::{Plan, Window, WindowConfig};

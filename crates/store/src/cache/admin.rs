@@ -222,7 +222,7 @@ impl Check<'_> {
 
     /// A whole group that is wrong is dropped whole; its grains have digests of their own, but a
     /// disk that loses one byte is not trusted with its neighbours.
-    fn judge(&mut self, range: Range<u64>, bytes: &[u8], _grain: u64, digests: Option<&Digests>) {
+    fn judge(&mut self, range: Range<u64>, bytes: &[u8], digests: Option<&Digests>) {
         let len = range.end - range.start;
         match digests.map(|digests| digests.verify(range.start, bytes)) {
             None => self.findings.unverified_bytes += len,

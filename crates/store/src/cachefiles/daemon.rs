@@ -248,20 +248,19 @@ impl Daemon {
     fn take(&self, message: Message, file: Option<Box<dyn ObjectFile>>) {
         let id = message.id;
         match message.body {
-            Body::Open(open) => match file {
-                // The original form knows its objects by their descriptors' numbers.
-                Some(file) => {
-                    let object = match self.device.form() {
-                        Form::Original => open.fd,
-                        Form::Merged => message.object,
-                    };
-                    self.push(Job::Open(id, object, open, file));
-                }
-                None => {
+            Body::Open(open) => {
+                let Some(file) = file else {
                     warn!(id, "an OPEN came without a usable descriptor");
                     self.answer_open(id, -i64::from(rustix::io::Errno::BADF.raw_os_error()));
-                }
-            },
+                    return;
+                };
+                // The original form knows its objects by their descriptors' numbers.
+                let object = match self.device.form() {
+                    Form::Original => open.fd,
+                    Form::Merged => message.object,
+                };
+                self.push(Job::Open(id, object, open, file));
+            }
             Body::Close => {
                 self.objects().remove(&message.object);
             }
@@ -271,18 +270,17 @@ impl Daemon {
                     Form::Merged => message.object,
                 };
                 let held = self.objects().get(&object).cloned();
-                match held {
-                    Some(held) => self.push(Job::Read(id, held, read)),
-                    // Left over from a daemon before this one; the cache opens the object again.
-                    None => {
-                        warn!(id, object, "a READ is for an object that is not open");
-                        // This form can say so without the descriptor: the reader gets an error.
-                        if self.device.form() == Form::Original
-                            && let Err(error) = self.device.command(&Command::Read { id }.text())
-                        {
-                            debug!(id, %error, "nobody waits for a READ any more");
-                        }
-                    }
+                if let Some(held) = held {
+                    self.push(Job::Read(id, held, read));
+                    return;
+                }
+                // Left over from a daemon before this one; the cache opens the object again.
+                warn!(id, object, "a READ is for an object that is not open");
+                // This form can say so without the descriptor: the reader gets an error.
+                if self.device.form() == Form::Original
+                    && let Err(error) = self.device.command(&Command::Read { id }.text())
+                {
+                    debug!(id, %error, "nobody waits for a READ any more");
                 }
             }
         }

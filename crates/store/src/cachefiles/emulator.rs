@@ -146,18 +146,15 @@ impl Emulator {
 }
 
 /// Sets a limit as `brun` and its like do.
-fn set_limit(thresholds: &mut Thresholds, limit: Limit, percent: u8) -> Result<(), Errno> {
-    let mut changed = *thresholds;
+fn set_limit(thresholds: &mut Thresholds, limit: Limit, percent: u8) {
     *match limit {
-        Limit::BlocksRun => &mut changed.blocks_run,
-        Limit::BlocksCull => &mut changed.blocks_cull,
-        Limit::BlocksStop => &mut changed.blocks_stop,
-        Limit::FilesRun => &mut changed.files_run,
-        Limit::FilesCull => &mut changed.files_cull,
-        Limit::FilesStop => &mut changed.files_stop,
+        Limit::BlocksRun => &mut thresholds.blocks_run,
+        Limit::BlocksCull => &mut thresholds.blocks_cull,
+        Limit::BlocksStop => &mut thresholds.blocks_stop,
+        Limit::FilesRun => &mut thresholds.files_run,
+        Limit::FilesCull => &mut thresholds.files_cull,
+        Limit::FilesStop => &mut thresholds.files_stop,
     } = percent;
-    *thresholds = changed;
-    Ok(())
 }
 
 fn signal(event: &OwnedFd, on: bool) {

@@ -213,14 +213,13 @@ impl Sink for Filled<'_> {
     }
 
     fn room(&mut self) -> &mut [u8] {
-        match self.at.checked_sub(self.from).and_then(|at| usize::try_from(at).ok()) {
-            Some(at) => self.buf.get_mut(at..).unwrap_or_default(),
-            None => {
-                let len = usize::try_from(self.from - self.at).unwrap_or(usize::MAX).min(64 << 10);
-                self.spare.resize(len, 0);
-                &mut self.spare
-            }
+        if self.at >= self.from {
+            let at = usize::try_from(self.at - self.from).unwrap_or(usize::MAX);
+            return self.buf.get_mut(at..).unwrap_or_default();
         }
+        let len = usize::try_from(self.from - self.at).unwrap_or(usize::MAX).min(64 << 10);
+        self.spare.resize(len, 0);
+        &mut self.spare
     }
 
     fn filled(&mut self, count: usize) -> Result<(), SinkStop> {

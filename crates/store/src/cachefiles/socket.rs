@@ -207,18 +207,18 @@ impl Connection {
         match rest {
             [b'W', text @ ..] => {
                 let status = number_of(self.device.write(text));
-                self.reply(number, status, &[], &[])?;
+                self.reply(*number, status, &[], &[])?;
             }
             [b'R', room @ ..] => {
                 let room = room.try_into().map(u32::from_le_bytes).map_err(|_| malformed())?;
-                self.read(number, room as usize)?;
+                self.read(*number, room as usize)?;
             }
             _ => return Err(malformed()),
         }
         Ok(true)
     }
 
-    fn read(&mut self, number: &[u8; 8], room: usize) -> io::Result<()> {
+    fn read(&mut self, number: [u8; 8], room: usize) -> io::Result<()> {
         let mut message = [0; MESSAGE_MAX];
         let room = room.min(MESSAGE_MAX);
         let (len, object) = match self.device.read(&mut message[..room]) {
@@ -242,7 +242,7 @@ impl Connection {
 
     fn reply(
         &self,
-        number: &[u8; 8],
+        number: [u8; 8],
         status: u32,
         rest: &[u8],
         fds: &[std::os::fd::BorrowedFd<'_>],

@@ -61,7 +61,7 @@ impl Held {
             let what = format!("offset {} is past the end at {size}", range.start);
             return Err(ProviderError::new(Errno::INVAL, what));
         }
-        let wanted = self.align(range.start..range.end.min(pages));
+        let wanted = Self::align(range.start..range.end.min(pages));
         let mut flights = self.lock();
         loop {
             let other = flights.iter().find(|other| overlap(&other.range, &wanted)).cloned();
@@ -75,7 +75,7 @@ impl Held {
             }
         }
         // What a provider adds may meet what others fetch: then it is left out.
-        let reach = self.align(self.blob.reach(wanted.clone()));
+        let reach = Self::align(self.blob.reach(wanted.clone()));
         let more = reach.start <= wanted.start && wanted.end <= reach.end && reach.end <= pages;
         let free = !flights.iter().any(|other| overlap(&other.range, &reach));
         let range = if more && free { reach } else { wanted };
@@ -129,7 +129,7 @@ impl Held {
     }
 
     /// Whole pages around a range.
-    fn align(&self, range: Range<u64>) -> Range<u64> {
+    fn align(range: Range<u64>) -> Range<u64> {
         let page = PAGE as u64;
         let end = range.end.checked_next_multiple_of(page).unwrap_or(range.end);
         range.start - range.start % page..end

@@ -114,7 +114,7 @@ impl LocalDevice {
                 if state.is_bound() {
                     return Err(Errno::BUSY);
                 }
-                set_limit(&mut state.thresholds, limit, percent)?;
+                set_limit(&mut state.thresholds, limit, percent);
             }
             // The cache's owner has told where it lies.
             (Command::Dir(_), _) => return Err(Errno::EXIST),
