@@ -33,7 +33,8 @@ impl Mount {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("with spaces, and more");
         std::fs::create_dir(&target).unwrap();
-        let spec = MountSpec { files, target: target.clone(), method, options };
+        let spec =
+            MountSpec { files, target: target.clone(), method, options, ..MountSpec::default() };
         let server = match mount(spec)? {
             Outcome::Kernel(_) => None,
             Outcome::Fuse(plan) => {
@@ -133,7 +134,13 @@ fn the_choice_says_why() {
         let mut options = MountOptions::default();
         options.add(OsStr::new(text)).unwrap();
         let files = ImageFiles::new(golden.image("lz4"));
-        MountSpec { files, target: folder.path().to_owned(), method, options }
+        MountSpec {
+            files,
+            target: folder.path().to_owned(),
+            method,
+            options,
+            ..MountSpec::default()
+        }
     };
     match mount(spec(MountMethod::Auto, "nosuid")).unwrap() {
         Outcome::Kernel(chosen) => {

@@ -3,6 +3,7 @@
 
 use ferrofs_fuse::SessionError;
 use ferrofs_linux::MountError;
+use ferrofs_store::{FetchError, StoreError};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -93,6 +94,15 @@ pub enum Error {
         /// Why not, or what there is instead.
         why: &'static str,
     },
+    /// An image that is read on demand, or a blob of it, cannot be opened.
+    Store(StoreError),
+    /// Something remote cannot be found.
+    Fetch(FetchError),
+    /// Not the pin of a digest table.
+    Pin {
+        /// As it was given.
+        text: String,
+    },
     /// A mount lost its workers and was given up.
     GivenUp {
         /// Why no other one took over.
@@ -110,6 +120,18 @@ pub enum Error {
 impl From<MountError> for Error {
     fn from(error: MountError) -> Self {
         Self::Mount(error)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<FetchError> for Error {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
     }
 }
 
@@ -151,6 +173,9 @@ impl fmt::Display for Error {
             Self::NotByKernel { what, why } => {
                 write!(f, "{what}: the kernel has mounted this image; {why}")
             }
+            Self::Store(error) => error.fmt(f),
+            Self::Fetch(error) => error.fmt(f),
+            Self::Pin { text } => write!(f, "`{text}` is no pin of a digest table (blake3:HEX)"),
             Self::GivenUp { why } => write!(f, "the mount is given up: {why}"),
             Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
         }
@@ -166,6 +191,8 @@ impl std::error::Error for Error {
             Self::Image { error, .. } => Some(error),
             Self::Mount(error) | Self::Kernel { error, .. } => Some(error),
             Self::Session(error) => Some(error),
+            Self::Store(error) => Some(error),
+            Self::Fetch(error) => Some(error),
             Self::DevicesMissing { .. }
             | Self::Option { .. }
             | Self::KernelOnly { .. }
@@ -173,6 +200,7 @@ impl std::error::Error for Error {
             | Self::Refused { .. }
             | Self::Answer
             | Self::GivenUp { .. }
+            | Self::Pin { .. }
             | Self::NotByKernel { .. }
             | Self::NotMounted { .. } => None,
         }

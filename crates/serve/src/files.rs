@@ -47,25 +47,25 @@ impl ImageFiles {
     pub fn open_whole(&self) -> Result<Image> {
         let image = self.open()?;
         let slots = image.device_slots();
-        if !self.devices.is_empty() || slots.is_empty() {
-            return Ok(image);
-        }
-        // A flat image has the devices' content in itself, where the unified address space says.
-        let bits = image.superblock().block_bits;
-        let end = slots.iter().filter(|slot| slot.unified_start > 0).map(|slot| {
-            slot.unified_start
-                .checked_add(slot.blocks)
-                .and_then(|end| bits.byte_of(end))
-                .unwrap_or(u64::MAX)
-        });
-        let have = image.device_size(0).unwrap_or(0);
-        let flat = slots.iter().all(|slot| slot.unified_start > 0);
-        if flat && end.max().is_some_and(|end| end <= have) {
+        if !self.devices.is_empty() || slots.is_empty() || is_flat(&image) {
             return Ok(image);
         }
         let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
         Err(Error::DevicesMissing { path: self.image.clone(), count })
     }
+}
+
+/// Whether an image that was opened without extra devices has their content in itself, where the
+/// unified address space says.
+pub(crate) fn is_flat(image: &Image) -> bool {
+    let slots = image.device_slots();
+    let bits = image.superblock().block_bits;
+    let end = slots.iter().filter(|slot| slot.unified_start > 0).map(|slot| {
+        let end = slot.unified_start.checked_add(slot.blocks);
+        end.and_then(|end| bits.byte_of(end)).unwrap_or(u64::MAX)
+    });
+    let have = image.device_size(0).unwrap_or(0);
+    slots.iter().all(|slot| slot.unified_start > 0) && end.max().is_some_and(|end| end <= have)
 }
 
 fn open(path: &Path) -> Result<File> {

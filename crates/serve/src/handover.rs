@@ -6,7 +6,7 @@
 
 use crate::control::Change;
 use crate::settings::{EngineSettings, Taken, show_given};
-use crate::{Error, FuseOptions, ImageFiles, MountOptions, Result};
+use crate::{Error, FuseOptions, ImageFiles, LazySpec, MountOptions, MountSpec, Patience, Result};
 use ferrofs_fuse::Negotiated;
 use ferrofs_linux::descriptors;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ pub(crate) struct Plan {
     psi: Option<u8>,
     pub(crate) metrics: Option<SocketAddr>,
     metrics_file: Option<(OsString, Duration)>,
+    pub(crate) lazy: Option<LazySpec>,
+    /// How long readers wait; none: for ever.
+    pub(crate) soft: Option<Duration>,
     /// How readily the worker may be killed for want of memory, which is not how the keeper may.
     pub(crate) oom_score: Option<i16>,
 }
@@ -86,7 +89,8 @@ pub(crate) struct Serving {
 }
 
 impl Plan {
-    pub(crate) fn new(files: &ImageFiles, options: &MountOptions) -> io::Result<Self> {
+    pub(crate) fn new(spec: &MountSpec) -> io::Result<Self> {
+        let MountSpec { files, options, lazy, .. } = spec;
         let whole = |path: &Path| std::path::absolute(path).map(PathBuf::into_os_string);
         let FuseOptions {
             threads_max, allow_other, max_read, fsname, subtype, psi, metrics, ..
@@ -96,7 +100,11 @@ impl Plan {
             None => None,
         };
         Ok(Self {
-            image: whole(&files.image)?,
+            // The name to show; what is opened is told by `lazy`.
+            image: match lazy {
+                Some(_) => files.image.clone().into_os_string(),
+                None => whole(&files.image)?,
+            },
             offset: files.offset,
             devices: files.devices.iter().map(|path| whole(path)).collect::<io::Result<_>>()?,
             ignore_checksum: files.ignore_checksum,
@@ -110,6 +118,11 @@ impl Plan {
             psi,
             metrics,
             metrics_file,
+            lazy: lazy.clone(),
+            soft: match options.fuse.patience {
+                Some(Patience::Soft(time)) => Some(time),
+                _ => None,
+            },
             oom_score: ferrofs_linux::process::oom_score().ok(),
         })
     }
@@ -122,6 +135,10 @@ impl Plan {
             ignore_checksum: self.ignore_checksum,
             ignore_root: self.ignore_root,
         }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.soft.map_or(Patience::Hard, Patience::Soft)
     }
 
     pub(crate) fn options(&self) -> Result<MountOptions> {
@@ -204,7 +221,8 @@ mod tests {
             ImageFiles { offset: 512, devices: vec![name.clone()], ..ImageFiles::new(&name) };
         let mut options = MountOptions::default();
         options.add("cache=3M,workers=2,psi=20,max_read=65536,noreadmore".as_ref()).unwrap();
-        let plan = Plan::new(&files, &options).unwrap();
+        let spec = MountSpec { files, options: options.clone(), ..MountSpec::default() };
+        let plan = Plan::new(&spec).unwrap();
         send(&ours, &ToWorker::Prepare(Box::new(plan)), &[ours.as_fd()]).unwrap();
         let (message, fds) = receive::<ToWorker>(&theirs).unwrap().unwrap();
         let ToWorker::Prepare(plan) = message else { panic!("another message") };

@@ -7,10 +7,11 @@
 //! never replaced before it is known to be dead; when nobody will serve any more, readers get errors.
 
 use crate::handover::{Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
-use crate::{Chosen, Error, FusePlan, Result};
+use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result};
 use ferrofs_fuse::{Connection, MountHow, Transport};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::signals::{Signal, Signals};
+use ferrofs_store::source::remote::Location;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from
 const SETTLED: Duration = Duration::from_secs(10);
 /// Workers in a row that may end soon by faults of their own; being killed is none.
 const FAULTS_MAX: u32 = 10;
+/// Most threads that serve an image whose bytes come from elsewhere: most of them wait.
+const LAZY_THREADS: usize = 32;
 /// A worker whose mount is gone ends by itself in this time, or is ended.
 const END_TIME: Duration = Duration::from_secs(10);
 /// From the end of its words to the end of a worker.
@@ -115,12 +118,37 @@ impl Keeper {
         let FusePlan { image, spec, chosen } = *plan;
         // The worker opens its own.
         drop(image);
+        Self::begin(&spec, chosen)
+    }
+
+    /// As [`Keeper::start`], for an image whose bytes are somewhere else ([`MountSpec::lazy`]): only
+    /// the worker speaks with whoever has them.
+    pub fn lazy(mut spec: MountSpec) -> Result<Self> {
+        let Some(lazy) = &spec.lazy else { return Err(Error::Answer) };
+        if spec.files.offset > 0 || spec.options.offset.is_some() {
+            let what = "an image that is read on demand begins its file";
+            return Err(Error::Option { option: String::from("fsoffset"), what });
+        }
+        if !spec.files.devices.is_empty() || !spec.options.devices.is_empty() {
+            let what = "devices of an image that is read on demand are found by their tags";
+            return Err(Error::Option { option: String::from("device"), what });
+        }
+        spec.options.not_for_fuse().map_or(Ok(()), Err)?;
+        ferrofs_linux::check_target(&spec.target)?;
+        // Without user and password.
+        spec.files.image = Location::parse(&lazy.location)?.to_string().into();
+        spec.options.fuse.threads_max.get_or_insert(LAZY_THREADS);
+        let reason = String::from("its bytes are fetched when they are read");
+        Self::begin(&spec, Chosen { method: Method::Fuse, reason })
+    }
+
+    fn begin(spec: &MountSpec, chosen: Chosen) -> Result<Self> {
         if spec.options.fuse.clone_fd {
             let what = "a mount with a keeper has one channel only";
             return Err(Error::Option { option: String::from("clone_fd"), what });
         }
         let fail = |doing| move |error| Error::Io { doing, error };
-        let plan = Plan::new(&spec.files, &spec.options).map_err(fail("find the image"))?;
+        let plan = Plan::new(spec).map_err(fail("find the image"))?;
         let worker = Worker::start(&plan).map_err(fail("start a worker"))?;
         match worker.hear().map_err(fail("hear the worker"))? {
             Some(ToKeeper::Prepared) => {}

@@ -6,6 +6,7 @@
 //! mount has.
 
 use crate::control::{Shared, latencies};
+use crate::lazy;
 use ferrofs_engine::{BUCKETS, EngineStats, Histogram};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -69,6 +70,21 @@ pub(crate) fn text(shared: &Shared) -> String {
         ("ring_requests", "Of these, requests over io_uring.", fuse.ring_requests),
     ] {
         text.counter(&format!("ferrofs_fuse_{name}_total"), help, value);
+    }
+    if !shared.blobs.is_empty() {
+        let stats = lazy::stats(&shared.blobs);
+        for (name, value) in lazy::counters(&stats, &shared.blobs) {
+            let help = "Of the image's blobs together, which are fetched when they are read.";
+            match name {
+                "in_flight" | "present_bytes" | "wasted_bytes" | "size_bytes" => {
+                    text.gauge(&format!("ferrofs_store_{name}"), help, value);
+                }
+                name if name.starts_with("wait_") => {
+                    text.gauge(&format!("ferrofs_store_{name}"), help, value);
+                }
+                name => text.counter(&format!("ferrofs_store_{name}_total"), help, value),
+            }
+        }
     }
     if let Some(takeovers) = shared.takeovers {
         let help = "Times that another server took the mount over.";

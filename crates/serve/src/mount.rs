@@ -3,7 +3,7 @@
 
 use crate::keeper::Keeper;
 use crate::server::Server;
-use crate::{Error, ImageFiles, MountOptions, Result, kernel};
+use crate::{Error, ImageFiles, LazySpec, MountOptions, Result, kernel};
 use ferrofs_image::Image;
 use ferrofs_linux::{MountError, MountHow, MountRequest, MountStep};
 use std::fmt;
@@ -76,6 +76,8 @@ pub struct MountSpec {
     pub method: MountMethod,
     /// Options.
     pub options: MountOptions,
+    /// Its bytes are somewhere else, and fetched when they are read: see [`Keeper::lazy`].
+    pub lazy: Option<LazySpec>,
 }
 
 /// How far [`mount`] came.

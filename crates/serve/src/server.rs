@@ -13,6 +13,7 @@ use ferrofs_fuse::{Session, SessionStats, Unmounter};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::psi::MemoryPressure;
 use ferrofs_linux::signals::{Signal, Signals};
+use ferrofs_store::Blob;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) target: PathBuf,
     /// The image.
     pub(crate) source: PathBuf,
+    /// Where its bytes come from, if not from files.
+    pub(crate) blobs: Vec<Blob>,
     /// Servers before this one; none where there cannot be any.
     pub(crate) takeovers: Option<u64>,
     /// When it was mounted.
@@ -70,6 +73,7 @@ impl Server {
             device: unmounter.as_ref().and_then(Unmounter::device),
             target: unmounter.map_or(spec.target, |unmounter| unmounter.target().to_owned()),
             source,
+            blobs: Vec::new(),
             takeovers: None,
             started: Instant::now(),
         };
@@ -126,6 +130,7 @@ impl Server {
             target: place.target,
             image: place.source,
             takeovers: place.takeovers,
+            blobs: place.blobs,
             cache_bytes: AtomicU64::new(fs.engine().config().cache_bytes),
             facts,
         };

@@ -5,10 +5,12 @@
 //! Invariant: when the keeper is gone the mount fails: nobody would be there to replace this process.
 
 use crate::handover::{Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
+use crate::lazy::LazyImage;
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result};
 use ferrofs_fuse::{MountHow, Session, Transport, Unmounter};
 use ferrofs_linux::UnmountFlags;
+use ferrofs_store::Blob;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -45,7 +47,13 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     }
     Server::share_heaps();
     let options = plan.options()?;
-    let image = plan.files().open_whole()?;
+    let (image, blobs) = match &plan.lazy {
+        Some(lazy) => {
+            let LazyImage { image, blobs } = lazy.open(plan.patience())?;
+            (image, blobs)
+        }
+        None => (plan.files().open_whole()?, Vec::new()),
+    };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), options.engine_config()));
     let say = |message| {
         send(socket, &message, &[]).map_err(|error| Error::Io { doing: "tell the keeper", error })
@@ -55,7 +63,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
     };
-    let server = start(&plan, &serve, fs, device)?;
+    let server = start(&plan, &serve, fs, blobs, device)?;
     say(ToKeeper::Serving(Serving { metrics: server.metrics(), notes: server.notes().to_vec() }))?;
     watch_keeper(socket, &serve)?;
     server.run().map(|_| ())
@@ -67,7 +75,13 @@ fn next(socket: &OwnedFd) -> Result<(ToWorker, Vec<OwnedFd>)> {
     received.ok_or(Error::Answer)
 }
 
-fn start(plan: &Plan, serve: &Serve, fs: Arc<ErofsFs>, device: OwnedFd) -> Result<Server> {
+fn start(
+    plan: &Plan,
+    serve: &Serve,
+    fs: Arc<ErofsFs>,
+    blobs: Vec<Blob>,
+    device: OwnedFd,
+) -> Result<Server> {
     let options = plan.options()?;
     let files = plan.files();
     let mut config = options.session(&files.image.to_string_lossy());
@@ -80,6 +94,7 @@ fn start(plan: &Plan, serve: &Serve, fs: Arc<ErofsFs>, device: OwnedFd) -> Resul
         device: Some(serve.device),
         target: PathBuf::from(&serve.target),
         source: files.image,
+        blobs,
         takeovers: Some(serve.takeovers),
         started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
     };

@@ -19,6 +19,7 @@ use std::path::PathBuf;
   ferrofs mount --device data.blob image.erofs /mnt
   ferrofs mount -o nosuid,nodev,cache_strategy=readahead image.erofs /mnt
   ferrofs mount --fuse -o cache_strategy=split,cache=256M,psi --metrics 9100 image.erofs /mnt
+  ferrofs mount --pin blake3:HEX https://example.org/image.erofs /mnt
   ferrofs mount -o remount,cache_strategy=disabled /mnt
 
 Mount options of any mount: device=FILE, fsoffset=BYTES, nosuid, nodev, noexec, noatime and
@@ -74,6 +75,39 @@ pub(crate) struct MountArgs {
     /// mount, starts the next, and readers wait (see hard and soft below)
     #[arg(long, conflicts_with = "kernel")]
     pub(crate) keeper: bool,
+
+    /// Fetch the image's bytes when they are read. It is named by http://, https://, oci://, s3:// or
+    /// file:// (a URL is mounted so with or without this)
+    #[arg(long, conflicts_with = "kernel")]
+    pub(crate) lazy: bool,
+
+    /// Where what was fetched is kept [default: /var/cache/ferrofs, or ferrofs in the user's cache]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Most bytes on disk that it may take
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) cache_dir_max: Option<u64>,
+
+    /// The pin of the image's digest table, by which all its bytes are verified
+    #[arg(long, value_name = "blake3:HEX")]
+    pub(crate) pin: Option<String>,
+
+    /// Where that table is [default: beside the image, its name with .digests]
+    #[arg(long, value_name = "URL")]
+    pub(crate) digests: Option<String>,
+
+    /// Believe what has no digest table, and registries without encryption
+    #[arg(long)]
+    pub(crate) insecure: bool,
+
+    /// Another place of the image, asked first; repeat it
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Vec<String>,
+
+    /// Most bytes a second that are fetched
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) bandwidth: Option<u64>,
 
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]

@@ -122,7 +122,8 @@ fn show_stats(out: &mut Out, stats: &Snapshot) -> io::Result<()> {
         writeln!(out, "{name}: {} times, p50 {half}, p99 {most}", times.count())?;
     }
     let pairs = stats.engine.iter().map(|pair| ("engine", pair));
-    for (group, (name, value)) in pairs.chain(stats.fuse.iter().map(|pair| ("fuse", pair))) {
+    let pairs = pairs.chain(stats.fuse.iter().map(|pair| ("fuse", pair)));
+    for (group, (name, value)) in pairs.chain(stats.store.iter().map(|pair| ("store", pair))) {
         writeln!(out, "{group}.{name} {value}")?;
     }
     Ok(())

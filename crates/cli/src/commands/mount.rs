@@ -5,8 +5,12 @@ use crate::args::{MountArgs, UmountArgs};
 use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
-use ferrofs_serve::{Chosen, FusePlan, MountMethod, MountOptions, MountSpec, Outcome};
+use ferrofs_serve::{
+    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome,
+};
+use ferrofs_store::source::remote::Location;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a server is to run.
@@ -82,12 +86,31 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             ));
         }
     };
+    let lazy = match files.image.to_str() {
+        Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
+            location: text.to_owned(),
+            cache: args.cache_dir.map(PathBuf::into_os_string),
+            cache_bytes: args.cache_dir_max,
+            pin: args.pin,
+            digests: args.digests,
+            insecure: args.insecure,
+            mirrors: args.mirror,
+            bandwidth: args.bandwidth,
+        }),
+        _ if args.lazy => {
+            return Err(Advice::error(
+                format!("{} is no place to fetch from", files.image.display()),
+                "name it by http://, https://, oci://, s3:// or file:///PATH",
+            ));
+        }
+        _ => None,
+    };
     let method = match (args.kernel, args.fuse) {
         (true, _) => MountMethod::Kernel,
         (_, true) => MountMethod::Fuse,
         _ => MountMethod::Auto,
     };
-    let spec = MountSpec { files, target, method, options };
+    let spec = MountSpec { files, target, method, options, lazy };
     let running = Running {
         program: "ferrofs",
         foreground: args.foreground,
@@ -103,6 +126,9 @@ pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8>
         ferrofs_serve::remount(&spec.target, &spec.options)?;
         return Ok(0);
     }
+    if spec.lazy.is_some() {
+        return in_background(running, |waiting| keep(Keeper::lazy(spec)?, running, waiting));
+    }
     match ferrofs_serve::mount(spec)? {
         Outcome::Kernel(chosen) => {
             running.tell(&chosen);
@@ -114,13 +140,21 @@ pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8>
 
 /// Serves a mount until it is gone.
 fn serve(plan: Box<FusePlan>, running: Running<'_>) -> anyhow::Result<u8> {
+    in_background(running, |waiting| start(plan, running, waiting))
+}
+
+/// Does what may take long in the background, if it is not to be in the foreground.
+fn in_background(
+    running: Running<'_>,
+    start: impl FnOnce(Option<&mut Option<Readiness>>) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
     if running.foreground {
-        return start(plan, running, None);
+        return start(None);
     }
     let readiness = daemon::daemonize().context("cannot go to the background")?;
     // From here on this is the child, whose parent waits for its word.
     let mut waiting = Some(readiness);
-    match start(plan, running, Some(&mut waiting)) {
+    match start(Some(&mut waiting)) {
         Ok(code) => Ok(code),
         Err(error) => match waiting.take() {
             // The parent shows the error and ends with the same status.
@@ -143,7 +177,7 @@ fn start(
         log(running.verbose);
     }
     if plan.wants_keeper() {
-        return keep(plan, running, waiting);
+        return keep(plan.keep()?, running, waiting);
     }
     let server = plan.start()?;
     if let Some(chosen) = server.chosen() {
@@ -160,11 +194,10 @@ fn start(
 
 /// Keeps a mount that another process serves.
 fn keep(
-    plan: Box<FusePlan>,
+    keeper: Keeper,
     running: Running<'_>,
     waiting: Option<&mut Option<Readiness>>,
 ) -> anyhow::Result<u8> {
-    let keeper = plan.keep()?;
     running.tell(keeper.chosen());
     running.tell_more(keeper.metrics(), keeper.notes());
     if let Some(readiness) = waiting.and_then(Option::take) {

@@ -93,5 +93,8 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     };
     files.image = image;
     println!("erofsfuse {VERSION}");
-    mount(MountSpec { files, target, method: MountMethod::Fuse, options }, running)
+    mount(
+        MountSpec { files, target, method: MountMethod::Fuse, options, ..MountSpec::default() },
+        running,
+    )
 }

@@ -5,6 +5,7 @@
 
 use crate::{FERROFS, Scratch, run};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,16 +22,28 @@ struct Kept {
 
 impl Kept {
     fn new(scratch: &Scratch, options: &str) -> Option<Self> {
+        let image = scratch.image("--compress lz4");
+        Self::of(scratch, options, image.as_os_str(), &["--fuse", "--keeper"])
+    }
+
+    /// Of an image that is read on demand.
+    fn lazy(scratch: &Scratch, options: &str) -> Option<Self> {
+        let image = scratch.image("--compress lz4");
+        let location = format!("file://{}", image.display());
+        let cache = format!("--cache-dir={}", scratch.path("cache").display());
+        Self::of(scratch, options, OsStr::new(&location), &["--lazy", "--insecure", &cache])
+    }
+
+    fn of(scratch: &Scratch, options: &str, image: &OsStr, words: &[&str]) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() || !crate::is_root() {
             println!("skipped: mounting needs root and /dev/fuse");
             return None;
         }
-        let image = scratch.image("--compress lz4");
         let target = scratch.path("mnt");
         std::fs::create_dir(&target).unwrap();
         let mut command = Command::new(FERROFS);
-        command.args(["mount", "--fuse", "--keeper", "--foreground", "-o", options]);
-        command.arg(&image).arg(&target).stdin(Stdio::null()).stderr(Stdio::null());
+        command.args(["mount", "--foreground", "-o", options]).args(words);
+        command.arg(image).arg(&target).stdin(Stdio::null()).stderr(Stdio::null());
         let kept = Self { keeper: command.spawn().unwrap(), target };
         let begin = Instant::now();
         while kept.ask("pid").is_none() {
@@ -93,7 +106,22 @@ fn scratch() -> Scratch {
 #[test]
 fn no_reader_notices_workers_that_are_killed() {
     let scratch = scratch();
-    let Some(mut kept) = Kept::new(&scratch, "hard") else { return };
+    if let Some(kept) = Kept::new(&scratch, "hard") {
+        kill_workers_under_readers(&scratch, kept);
+    }
+}
+
+#[test]
+fn no_reader_notices_killed_workers_of_an_image_read_on_demand() {
+    let scratch = scratch();
+    if let Some(kept) = Kept::lazy(&scratch, "hard") {
+        let value = run("ctl {} stats --json", &[&kept.target]).ok();
+        assert!(value.contains("\"fetched_bytes\""), "{value}");
+        kill_workers_under_readers(&scratch, kept);
+    }
+}
+
+fn kill_workers_under_readers(scratch: &Scratch, mut kept: Kept) {
     let done = AtomicBool::new(false);
     let (reads, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
     let source = scratch.tree().join("many");
@@ -192,4 +220,19 @@ fn soft_mounts_give_errors_in_time() {
     drop(file);
     run("umount --lazy {}", &[&kept.target]).ok();
     assert!(!kept.is_mounted());
+}
+
+#[test]
+fn what_has_no_digest_table_is_not_read_unasked() {
+    let scratch = Scratch::new();
+    if !Path::new("/dev/fuse").exists() || !crate::is_root() {
+        return println!("skipped: mounting needs root and /dev/fuse");
+    }
+    let image = scratch.image("");
+    let target = scratch.path("mnt");
+    std::fs::create_dir(&target).unwrap();
+    let cache = scratch.path("cache");
+    let said = run("mount --cache-dir {} file://{} {}", &[&cache, &image, &target]).fails(1);
+    assert!(said.contains("digest table"), "{said}");
+    assert!(ferrofs_linux::mountinfo::find(&target).unwrap().is_none());
 }

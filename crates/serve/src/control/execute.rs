@@ -7,13 +7,14 @@
 use super::message::{
     Change, Command, ImagePath, InjectFault, Prefetched, Refusal, Reply, Request, Snapshot, VERSION,
 };
-use crate::ErofsFs;
 use crate::metrics;
 use crate::settings::{EngineSettings, show};
+use crate::{ErofsFs, lazy};
 use ferrofs_engine::{DropCaches, Fault};
 use ferrofs_format::inode::FileType;
 use ferrofs_fuse::{Session, Transport};
 use ferrofs_image::{Image, Inode, Nid};
+use ferrofs_store::Blob;
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) image: PathBuf,
     /// Servers before this one; none where there cannot be any.
     pub(crate) takeovers: Option<u64>,
+    /// Where the image's bytes come from, if not from files.
+    pub(crate) blobs: Vec<Blob>,
     /// Limit of the caches as set; under memory pressure the one in force is lower.
     pub(crate) cache_bytes: AtomicU64,
     /// Further facts for `get`.
@@ -78,6 +81,11 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
                 Snapshot::new(&engine.stats(), &shared.session.stats(), shared.started.elapsed());
             if let Some(takeovers) = shared.takeovers {
                 snapshot.fuse.insert(String::from("takeovers"), takeovers);
+            }
+            if !shared.blobs.is_empty() {
+                let stats = lazy::stats(&shared.blobs);
+                let pairs = lazy::counters(&stats, &shared.blobs).into_iter();
+                snapshot.store = pairs.map(|(name, value)| (name.to_owned(), value)).collect();
             }
             serde_json::to_value(snapshot).map_err(refuse)
         }

@@ -153,6 +153,8 @@ pub struct Snapshot {
     pub latency: BTreeMap<String, HistogramJson>,
     /// Counters of the FUSE session.
     pub fuse: BTreeMap<String, u64>,
+    /// Counters of the image's blobs together, if it is read on demand.
+    pub store: BTreeMap<String, u64>,
 }
 
 /// A histogram.
@@ -233,6 +235,7 @@ impl Snapshot {
                 ("limit", engine.cache_limit),
                 ("encoded_share", engine.encoded_share),
             ]),
+            store: BTreeMap::new(),
             latency: latency.map(|(name, times)| (name.to_owned(), times.into())).into(),
             fuse: named(&[
                 ("requests", fuse.requests),

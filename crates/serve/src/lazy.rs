@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Images whose bytes are somewhere else: fetched when they are read, verified, and cached.
+//!
+//! Knows how an image's devices are found and read through the store; refuses to know how bytes
+//! travel. Invariants: a device gives the blob's bytes or an error; nothing is read without a digest
+//! table unless the user has said so.
+
+use crate::{Error, Patience, Result};
+use ferrofs_image::{Image, OpenOptions, ReadAt};
+use ferrofs_store::source::remote::{Location, RemoteBlob, RemoteImage, RemoteOptions, resolve};
+use ferrofs_store::{
+    Blob, BlobSpec, BlobStats, Cache, CacheConfig, Deadline, Demand, LimitConfig, Limits, Origin,
+    OriginConfig, Pin, Priority, RangeSource, StoreError, SystemClock, TableSpec,
+};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
+/// and metadata where it comes first, in one request.
+const HEAD_LEN: u64 = 256 << 10;
+/// Metadata that is fetched ahead, in the background.
+const METADATA_LEN: u64 = 2 << 20;
+/// Of that, at once: readers of the same are not to wait for the rest.
+const METADATA_PIECE: u64 = 256 << 10;
+/// How long an image may take to be found and opened.
+const OPEN_TIME: Duration = Duration::from_secs(60);
+
+/// An image that is read on demand.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..LazySpec::default()`")]
+pub struct LazySpec {
+    /// Where it is: `http://`, `https://`, `oci://`, `s3://` or `file://`.
+    pub location: String,
+    /// The folder of the cache; `None`: see [`LazySpec::cache_folder`].
+    pub cache: Option<OsString>,
+    /// Bytes on disk that the cache may take.
+    pub cache_bytes: Option<u64>,
+    /// The pin of the image's digest table, `blake3:HEX`.
+    pub pin: Option<String>,
+    /// Where that table is, if not beside the image.
+    pub digests: Option<String>,
+    /// Read what has no digest table, and talk to registries without encryption.
+    pub insecure: bool,
+    /// Other places of the image, asked first.
+    pub mirrors: Vec<String>,
+    /// Bytes a second that may be fetched.
+    pub bandwidth: Option<u64>,
+}
+
+/// An opened image that is read on demand.
+#[derive(Debug)]
+pub(crate) struct LazyImage {
+    pub(crate) image: Image,
+    /// Its devices, the primary one first.
+    pub(crate) blobs: Vec<Blob>,
+}
+
+/// A blob as a device of an image.
+#[derive(Clone, Debug)]
+pub(crate) struct LazyDevice {
+    blob: Blob,
+    demand: Demand,
+}
+
+impl ReadAt for LazyDevice {
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.blob.read_exact_at(buf, offset, &self.demand).map_err(|error| refuse(&error))
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.blob.size())
+    }
+}
+
+/// An error of the reader, its reason in the log.
+fn refuse(error: &StoreError) -> io::Error {
+    tracing::warn!(%error, "a read failed");
+    // EIO whatever it was: other numbers would speak of the mount, and it is the source's.
+    io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())
+}
+
+impl LazySpec {
+    /// The folder of the cache: what was said, else root's own, else that of the user.
+    #[must_use]
+    pub fn cache_folder(&self) -> PathBuf {
+        if let Some(folder) = &self.cache {
+            return PathBuf::from(folder);
+        }
+        if rustix::process::geteuid().is_root() {
+            return PathBuf::from("/var/cache/ferrofs");
+        }
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_else(|| PathBuf::from("/var/tmp"))
+            .join("ferrofs")
+    }
+
+    /// Finds the image and opens it; no more of it is fetched than that takes.
+    pub(crate) fn open(&self, patience: Patience) -> Result<LazyImage> {
+        let options = RemoteOptions {
+            insecure: self.insecure,
+            deadline: Instant::now().checked_add(OPEN_TIME),
+            ..RemoteOptions::default()
+        };
+        let find = |text: &str| resolve(&Location::parse(text)?, &options);
+        let remote = find(&self.location)?;
+        let mut mirrors = Vec::new();
+        for mirror in &self.mirrors {
+            mirrors.push(find(mirror)?);
+        }
+        let table = match &self.digests {
+            Some(location) => Some(find(location)?.primary.source),
+            None => None,
+        };
+        let folder = self.cache_folder();
+        if let Some(parent) = folder.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|error| Error::Open { path: parent.to_owned(), error })?;
+        }
+        let config = CacheConfig { bytes_max: self.cache_bytes, ..CacheConfig::new(folder) };
+        let opener = Opener {
+            spec: self,
+            cache: Cache::open(config)?,
+            limits: Arc::new(Limits::new(LimitConfig {
+                bytes_per_second: self.bandwidth,
+                ..LimitConfig::default()
+            })),
+            demand: Demand {
+                deadline: match patience {
+                    Patience::Hard => Deadline::Hard,
+                    Patience::Soft(time) => Deadline::Soft(time),
+                },
+                priority: Priority::Demand,
+                cancel: None,
+            },
+        };
+        let others = mirrors.iter().map(|mirror| Arc::clone(&mirror.primary.source)).collect();
+        let primary = opener.blob(&remote.primary, others, self.pin.as_deref(), table)?;
+        opener.image(&remote, &mirrors, primary)
+    }
+}
+
+/// What all blobs of an image are opened with.
+struct Opener<'a> {
+    spec: &'a LazySpec,
+    cache: Cache,
+    limits: Arc<Limits>,
+    demand: Demand,
+}
+
+impl Opener<'_> {
+    fn blob(
+        &self,
+        remote: &RemoteBlob,
+        mirrors: Vec<Arc<dyn RangeSource>>,
+        pin: Option<&str>,
+        table: Option<Arc<dyn RangeSource>>,
+    ) -> Result<Blob> {
+        let source = Arc::clone(&remote.source);
+        let (config, limits) = (OriginConfig::default(), Arc::clone(&self.limits));
+        let origin = Origin::with(mirrors, source, config, limits, Arc::new(SystemClock));
+        let mut spec = BlobSpec { size: remote.size, ..BlobSpec::new(origin) };
+        let found = remote.table.as_ref();
+        let pin = pin.or_else(|| found?.pin.as_deref());
+        let table = table.or_else(|| Some(Arc::clone(&found?.source)));
+        spec.table = match (pin, table) {
+            (Some(pin), Some(source)) => {
+                let pin: Pin = pin.parse().map_err(|_| Error::Pin { text: pin.to_owned() })?;
+                TableSpec::Pinned { pin, source }
+            }
+            _ if self.spec.insecure => TableSpec::Insecure,
+            _ => TableSpec::Missing,
+        };
+        let patience = Demand::soft(OPEN_TIME);
+        Ok(self.cache.blob_within(spec, &patience)?)
+    }
+
+    fn device(&self, blob: &Blob) -> LazyDevice {
+        LazyDevice { blob: blob.clone(), demand: self.demand.clone() }
+    }
+
+    fn image(
+        &self,
+        remote: &RemoteImage,
+        mirrors: &[RemoteImage],
+        primary: Blob,
+    ) -> Result<LazyImage> {
+        let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
+        let patience = Demand::soft(OPEN_TIME);
+        primary.ensure(0..HEAD_LEN.min(primary.size()), &patience)?;
+        let image = Image::open(self.device(&primary)).map_err(fail)?;
+        let mut blobs = vec![primary];
+        let slots = image.device_slots();
+        if slots.is_empty() || crate::files::is_flat(&image) {
+            read_ahead(&image, &blobs);
+            return Ok(LazyImage { image, blobs });
+        }
+        let mut options = OpenOptions::new();
+        for slot in slots {
+            let tag = String::from_utf8_lossy(slot.label()).into_owned();
+            let found = remote.blob(&tag)?;
+            // A mirror may have the image alone.
+            let others = mirrors.iter().filter_map(|mirror| mirror.blob(&tag).ok());
+            let blob = self.blob(&found, others.map(|other| other.source).collect(), None, None)?;
+            options = options.device(self.device(&blob));
+            blobs.push(blob);
+        }
+        let image = options.open(self.device(&blobs[0])).map_err(fail)?;
+        read_ahead(&image, &blobs);
+        Ok(LazyImage { image, blobs })
+    }
+}
+
+/// Fetches metadata in the background, as much as is worth it: whoever looks for a file needs pages
+/// here and there of it, each of which would be a request.
+fn read_ahead(image: &Image, blobs: &[Blob]) {
+    let Some(blob) = blobs.first().cloned() else { return };
+    let start = image.superblock().meta_base().min(blob.size());
+    let end = start.saturating_add(METADATA_LEN).min(blob.size());
+    let work = move || {
+        let mut at = start;
+        while at < end {
+            let next = at.saturating_add(METADATA_PIECE).min(end);
+            if let Err(error) = blob.fill(at..next, &Demand::prefetch()) {
+                // Who needs it will fetch it, or get the error.
+                tracing::debug!(%error, "metadata was not fetched ahead");
+                return;
+            }
+            at = next;
+        }
+    };
+    // Without the thread readers fetch what they need.
+    let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
+}
+
+/// The counters of all blobs together.
+pub(crate) fn stats(blobs: &[Blob]) -> BlobStats {
+    let mut sum = BlobStats::default();
+    for blob in blobs {
+        sum.add(&blob.stats());
+    }
+    sum
+}
+
+/// Counters by name, for those who show them.
+pub(crate) fn counters(stats: &BlobStats, blobs: &[Blob]) -> Vec<(&'static str, u64)> {
+    let wait = |percent| {
+        stats.wait_percentile(percent).map_or(0, |time| time.as_nanos().min(u64::MAX.into()) as u64)
+    };
+    let origins = blobs.iter().map(|blob| blob.origin().stats());
+    let retries = origins.map(|origin| origin.retries).sum();
+    vec![
+        ("fetched_bytes", stats.fetched_bytes),
+        ("wanted_bytes", stats.wanted_bytes),
+        ("wasted_bytes", stats.wasted_bytes),
+        ("hits", stats.hits),
+        ("misses", stats.misses),
+        ("joins", stats.joins),
+        ("fetches", stats.fetches),
+        ("in_flight", stats.in_flight),
+        ("failures", stats.failures),
+        ("retries", retries),
+        ("verification_failures", stats.verification_failures),
+        ("uncached_bytes", stats.uncached_bytes),
+        ("evicted_bytes", stats.evicted_bytes),
+        ("present_bytes", stats.present_bytes),
+        ("size_bytes", blobs.iter().map(Blob::size).fold(0, u64::saturating_add)),
+        ("wait_p50_ns", wait(50.0)),
+        ("wait_p90_ns", wait(90.0)),
+        ("wait_p99_ns", wait(99.0)),
+    ]
+}
