@@ -228,7 +228,7 @@ impl Keeper {
         let signals = Signals::catch(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])
             .map_err(fail)?;
         loop {
-            match self.wait(&signals).map_err(fail)? {
+            match self.wait(signals).map_err(fail)? {
                 Event::Signal => {
                     if signals.wait(Some(Duration::ZERO)).map_err(fail)?.is_some()
                         && self.unmount(say)
@@ -241,13 +241,16 @@ impl Keeper {
                         return Ok(());
                     }
                 }
-                Event::Gone => return self.finish(),
+                Event::Gone => {
+                    self.finish();
+                    return Ok(());
+                }
                 Event::Time => self.keep_time(say)?,
             }
         }
     }
 
-    fn wait(&self, signals: &Signals) -> io::Result<Event> {
+    fn wait(&self, signals: Signals) -> io::Result<Event> {
         let Some(device) = self.connection.device() else { return Ok(Event::Gone) };
         // Of the device only its end is told.
         let mut fds = vec![
@@ -439,7 +442,7 @@ impl Keeper {
     }
 
     /// The mount is gone: so is the worker, soon.
-    fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self) {
         self.connection.abandon();
         let end = Instant::now() + END_TIME;
         while let Some(worker) = &mut self.worker {
@@ -448,7 +451,6 @@ impl Keeper {
                 _ => self.worker = None,
             }
         }
-        Ok(())
     }
 }
 
