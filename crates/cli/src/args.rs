@@ -2,11 +2,15 @@
 //! The command line: names, values and help texts. No logic.
 
 mod build;
+mod cache;
+mod cached;
 mod ctl;
 mod look;
 mod mount;
 
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
+pub(crate) use cache::{AlgorithmArg, CacheArgs, CacheCommand, DigestsArgs};
+pub(crate) use cached::CachedArgs;
 pub(crate) use ctl::{CtlArgs, CtlCommand, TopArgs};
 pub(crate) use look::{
     CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, StatArgs,
@@ -54,6 +58,9 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     Mount(Box<MountArgs>),
     Umount(UmountArgs),
+    Cache(CacheArgs),
+    Digests(DigestsArgs),
+    Cached(Box<CachedArgs>),
     Ctl(CtlArgs),
     Top(TopArgs),
     /// Print a completion script for a shell

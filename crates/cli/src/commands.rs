@@ -2,10 +2,13 @@
 //! The subcommands: each opens what it needs, lets the crates below work, and shows the result.
 
 pub(crate) mod build;
+mod cache;
+mod cached;
 pub(crate) mod cat;
 pub(crate) mod check;
 mod ctl;
 mod diff;
+mod digests;
 mod dump;
 pub(crate) mod extract;
 mod inspect;
@@ -33,6 +36,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Diff(args) => diff::run(&args),
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => Ok(mount::unmount(&args)),
+        Command::Cache(args) => cache::run(&args),
+        Command::Cached(args) => cached::run(&args),
+        Command::Digests(args) => digests::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Completions { shell } => shell::completions(shell),

@@ -157,7 +157,8 @@ pub fn available(started: Result<Component>) -> Option<Component> {
 }
 
 /// Sends one request with a body and returns status, headers and body of the answer: enough to
-/// push to a registry or to S3.
+/// push to a registry or to S3. Gives status, headers and body.
+#[expect(clippy::type_complexity, reason = "three parts of an answer, named above")]
 pub fn send(
     address: SocketAddr,
     method: &str,
@@ -170,9 +171,9 @@ pub fn send(
     let mut head =
         format!("{method} {target} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
-    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    head.extend(["Content-Length: ", &body.len().to_string(), "\r\n\r\n"]);
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut input = BufReader::new(stream);

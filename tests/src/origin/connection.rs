@@ -64,13 +64,10 @@ impl Shared {
             if self.stop.is_set() {
                 return;
             }
-            match self.respond(stream, &request) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => {
-                    // Other handles of the socket are open: dropping ours would not end it.
-                    let _ = stream.shutdown(std::net::Shutdown::Both);
-                    return;
-                }
+            if !self.respond(stream, &request).unwrap_or(false) {
+                // Other handles of the socket are open: dropping ours would not end it.
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+                return;
             }
         }
     }
@@ -139,13 +136,11 @@ impl Shared {
         let keep = !request.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
         for (name, value) in &answer.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name.as_ref(), ": ", value.as_ref(), "\r\n"]);
         }
         let connection = if keep { "keep-alive" } else { "close" };
-        head.push_str(&format!(
-            "Content-Length: {}\r\nConnection: {connection}\r\n\r\n",
-            answer.len
-        ));
+        let len = answer.len.to_string();
+        head.extend(["Content-Length: ", &len, "\r\nConnection: ", connection, "\r\n\r\n"]);
         lock(&self.ledger).note(number, |entry| {
             entry.status = answer.status;
             entry.first = answer.first;

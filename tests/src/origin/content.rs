@@ -86,7 +86,7 @@ fn pass_on(address: SocketAddr, request: &Request, whole: bool) -> Result<Answer
         if name == "connection" || (name == "range" && whole) {
             continue;
         }
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("connection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;

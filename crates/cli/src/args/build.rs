@@ -71,6 +71,11 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE", requires = "chunk_size", help_heading = "Data")]
     pub(crate) blob: Option<PathBuf>,
 
+    /// Write IMAGE.digests, too, by which the image is verified while it is fetched, and show its
+    /// pin. See `ferrofs digests`
+    #[arg(long, help_heading = "Data")]
+    pub(crate) digests: bool,
+
     /// Keep the ends of files in blocks of their own rather than beside their inodes
     #[arg(long, help_heading = "Data")]
     pub(crate) no_inline_tails: bool,

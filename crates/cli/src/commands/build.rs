@@ -53,14 +53,19 @@ impl Job {
 pub(crate) fn run(args: BuildArgs) -> anyhow::Result<u8> {
     let (quiet, as_json) = (args.quiet, args.json);
     let image = args.output.clone();
+    let digests = args.digests;
     let job = job(args)?;
     let mut bar = Bar::new(quiet || as_json, "walking");
     let built = job.run(&mut bar)?;
     drop(bar);
+    let pin = if digests { Some(super::digests::beside(&image)?.to_string()) } else { None };
     if as_json {
-        json::write(&mut Out::new(), &Summary::new(&built, &image))?;
+        json::write(&mut Out::new(), &Summary { pin, ..Summary::new(&built, &image) })?;
     } else if !quiet {
         tell(&built, &image)?;
+        if let Some(pin) = pin {
+            println!("digests {pin}");
+        }
     }
     Ok(0)
 }
@@ -295,6 +300,8 @@ struct Summary {
     avoided: Vec<String>,
     other_file_systems: Vec<String>,
     uuid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<String>,
     seconds: Seconds,
 }
 
@@ -337,6 +344,7 @@ impl Summary {
             avoided: walk.avoided.iter().map(text).collect(),
             other_file_systems: walk.other_file_systems.iter().map(text).collect(),
             uuid: uuid_text(&report.uuid),
+            pin: None,
             seconds: Seconds {
                 plan: report.plan_time.as_secs_f64(),
                 data: report.data_time.as_secs_f64(),

@@ -212,7 +212,7 @@ impl Check<'_> {
                 let read = self.files.data.read_exact_at(piece, at);
                 read.map_err(StoreError::io(self.id, "read the data"))?;
                 let digests = table.digests(at..end, &FetchContext::default());
-                self.judge(at..end, piece, grain, digests.ok().as_ref());
+                self.judge(at..end, piece, digests.ok().as_ref());
                 at = end;
             }
         }

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Arguments of `cache` and `digests`.
+
+use crate::size;
+use clap::{Args, Subcommand, ValueEnum};
+use ferrofs_store::Pin;
+use std::path::PathBuf;
+
+/// Look at what lazy mounts have fetched and kept; check and tidy it
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ferrofs cache ls
+  ferrofs cache verify
+  ferrofs cache prune 10G
+
+A blob is named as `ls` shows it, or by the first digits of its name.
+Exit codes: 0 all is well; 1 it could not be done; 4 verify or scrub found wrong bytes.")]
+pub(crate) struct CacheArgs {
+    /// The cache's folder [default: /var/cache/ferrofs, or ferrofs in the user's cache]
+    #[arg(long, value_name = "FOLDER", global = true)]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the blobs
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of a blob
+    Stat {
+        /// The blob
+        blob: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare what is there with the digest tables
+    Verify {
+        /// The blobs; all if none is named
+        blobs: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Verify, and drop what is wrong: it is fetched again when it is read
+    Scrub {
+        /// The blobs; all if none is named
+        blobs: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove what was not used for longest and is not in use
+    Prune {
+        /// How many bytes are to be freed [default: all that may go]
+        #[arg(value_parser = size::parse)]
+        bytes: Option<u64>,
+    },
+    /// Keep blobs from being removed to make room
+    Pin {
+        /// The blobs
+        #[arg(required = true)]
+        blobs: Vec<String>,
+    },
+    /// Let them be removed again
+    Unpin {
+        /// The blobs
+        #[arg(required = true)]
+        blobs: Vec<String>,
+    },
+    /// Remove blobs that nobody uses
+    Rm {
+        /// The blobs
+        #[arg(required = true)]
+        blobs: Vec<String>,
+    },
+}
+
+/// Write the digest tables by which images are verified while they are fetched
+///
+/// The table of IMAGE is IMAGE.digests. Its pin, which is printed, stands for all of the image: give
+/// it to `ferrofs mount --pin`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ferrofs digests image.erofs
+  ferrofs digests --check blake3:HEX image.erofs")]
+pub(crate) struct DigestsArgs {
+    /// Images, or blobs of images
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// The digests' algorithm
+    #[arg(long, value_name = "NAME", default_value = "blake3")]
+    pub(crate) algorithm: AlgorithmArg,
+
+    /// Write nothing; fail if a file's pin is another
+    #[arg(long, value_name = "PIN", conflicts_with = "algorithm")]
+    pub(crate) check: Option<Pin>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Names of algorithms.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum AlgorithmArg {
+    Blake3,
+    Sha256,
+}
