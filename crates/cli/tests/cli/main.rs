@@ -3,6 +3,7 @@
 
 mod build;
 mod ctl;
+mod lazy;
 mod look;
 mod mount;
 mod personality;

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Images that are mounted while their bytes are still on a server, and what is kept of them.
+
+use crate::{FERROFS, Scratch, run};
+use ferrofs_tests::origin::{Content, Fault, Origin};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A tree of 6 MB that compresses to a good part of it, and its image, served over HTTP.
+struct Remote {
+    scratch: Scratch,
+    origin: Origin,
+    pin: String,
+}
+
+impl Remote {
+    fn new(options: &str) -> Self {
+        let scratch = Scratch::new();
+        let mut seed = 7_u64;
+        for number in 0..60 {
+            let mut bytes = Vec::with_capacity(100_000);
+            while bytes.len() < 100_000 {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                bytes.extend_from_slice(&(seed >> 32).to_le_bytes());
+            }
+            std::fs::write(scratch.tree().join(format!("dir/{number}")), bytes).unwrap();
+        }
+        let image = scratch.path("www/image.erofs");
+        std::fs::create_dir(scratch.path("www")).unwrap();
+        let built = run(
+            &format!("build {{}} -o {{}} --digests --json {options}"),
+            &[&scratch.tree(), &image],
+        );
+        let built: serde_json::Value = serde_json::from_str(&built.ok()).unwrap();
+        let pin = built["pin"].as_str().unwrap().to_owned();
+        let origin = Origin::start(Content::Folder(scratch.path("www"))).unwrap();
+        Self { scratch, origin, pin }
+    }
+
+    fn mount(&self, words: &str) -> Option<Mounted> {
+        if !Path::new("/dev/fuse").exists() || !crate::is_root() {
+            println!("skipped: mounting needs root and /dev/fuse");
+            return None;
+        }
+        let target = self.scratch.path("mnt");
+        std::fs::create_dir_all(&target).unwrap();
+        let status = Command::new(FERROFS)
+            .args(["mount", "-q", "--cache-dir"])
+            .arg(self.cache())
+            .args(words.split(' ').filter(|word| !word.is_empty()))
+            .arg(self.origin.url("/image.erofs"))
+            .arg(&target)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        status.success().then_some(Mounted(target))
+    }
+
+    fn pinned(&self) -> Option<Mounted> {
+        self.mount(&format!("--pin {} -o soft=5", self.pin))
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.scratch.path("cache")
+    }
+}
+
+/// Unmounted at the end, however the test ends.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let flags = ferrofs_linux::UnmountFlags { lazy: true, force: true };
+        // Most often it is gone.
+        let _ = ferrofs_linux::unmount(&self.0, flags);
+    }
+}
+
+#[test]
+fn every_byte_comes_once_and_is_kept() {
+    for options in ["", "-z lz4 -C 64K", "-z zstd -C 16K"] {
+        let remote = Remote::new(options);
+        let Some(mounted) = remote.pinned() else { return };
+        run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+        let ledger = remote.origin.ledger();
+        let again = ledger.served_again("/image.erofs");
+        assert!(again.is_empty(), "{options}: {again:?}");
+        run("umount {}", &[&mounted.0]).ok();
+        // Another mount needs no origin for what is there.
+        remote.origin.forget();
+        let Some(mounted) = remote.pinned() else { panic!("it mounted before") };
+        run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+        assert_eq!(remote.origin.ledger().bytes_sent_of("/image.erofs"), 0, "{options}");
+        run("umount {}", &[&mounted.0]).ok();
+        let checked = run("cache --cache-dir {} verify", &[&remote.cache()]).ok();
+        assert!(checked.contains("verified"), "{checked}");
+        let listed = run("cache --cache-dir {} ls", &[&remote.cache()]).ok();
+        assert!(listed.contains("100.0%") || listed.contains("99."), "{listed}");
+        run("cache --cache-dir {} prune", &[&remote.cache()]).ok();
+        assert!(run("cache --cache-dir {} ls", &[&remote.cache()]).ok().contains("empty"));
+    }
+}
+
+#[test]
+fn the_first_byte_comes_after_few_round_trips() {
+    let remote = Remote::new("-z lz4 -C 64K");
+    let slow =
+        |_: &ferrofs_tests::origin::Request, _| vec![Fault::Delay(Duration::from_millis(50))];
+    remote.origin.script(Box::new(slow));
+    let Some(mounted) = remote.pinned() else { return };
+    std::fs::read(mounted.0.join("small")).unwrap();
+    let trips = remote.origin.ledger().round_trips();
+    assert!(trips <= 5, "{trips} requests one after another");
+    run("umount {}", &[&mounted.0]).ok();
+}
+
+/// on-demand.md section 5, "digest mismatch", "truncated body", "server ignores Range".
+#[test]
+fn no_wrong_byte_of_a_bad_origin_is_read() {
+    let remote = Remote::new("-z lz4 -C 64K");
+    let Some(mounted) = remote.pinned() else { return };
+    let tree = remote.scratch.tree();
+    let faults: [fn() -> Fault; 5] = [
+        || Fault::Flip(700),
+        || Fault::Cut(1000),
+        || Fault::Short(1000),
+        || Fault::Reset(500),
+        || Fault::busy(503, 0),
+    ];
+    for (number, fault) in faults.iter().enumerate() {
+        // Two requests go wrong; then all is well again.
+        remote.origin.next(vec![fault(), fault()]);
+        let name = format!("dir/{}", number * 7);
+        let found = std::fs::read(mounted.0.join(&name)).unwrap();
+        assert!(found == std::fs::read(tree.join(&name)).unwrap(), "{name}");
+    }
+    // All requests go wrong: an error, and nothing of it stays.
+    remote.origin.script(Box::new(|_, _| vec![Fault::Flip(10)]));
+    assert!(std::fs::read(mounted.0.join("dir/50")).is_err(), "wrong bytes were taken");
+    remote.origin.behave();
+    run("diff {} {}", &[&tree, &mounted.0]).ok();
+    run("umount {}", &[&mounted.0]).ok();
+}
+
+#[test]
+fn a_server_without_ranges_will_do() {
+    let remote = Remote::new("");
+    remote.origin.script(Box::new(|_, _| vec![Fault::Whole]));
+    let Some(mounted) = remote.pinned() else { return };
+    run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+    run("umount {}", &[&mounted.0]).ok();
+}
+
+#[test]
+fn pins_are_kept_to() {
+    let remote = Remote::new("");
+    let other = format!("blake3:{}", "0".repeat(64));
+    assert!(remote.mount(&format!("--pin {other}")).is_none(), "another pin");
+    assert!(remote.mount("").is_none(), "no pin and not --insecure");
+    let Some(mounted) = remote.mount("--insecure -o soft=5") else { return };
+    run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+    run("umount {}", &[&mounted.0]).ok();
+    let image = remote.scratch.path("www/image.erofs");
+    run(&format!("digests {{}} --check {}", remote.pin), &[&image]).ok();
+    run(&format!("digests {{}} --check {other}"), &[&image]).fails(1);
+}
+
+#[test]
+fn inspection_tells_where_bytes_went() {
+    let remote = Remote::new("-z lz4 -C 64K");
+    let (image, page) = (remote.scratch.path("www/image.erofs"), remote.scratch.path("page.html"));
+    let text = run("inspect {}", &[&image]).ok();
+    assert!(text.contains("/dir/") && text.contains("below the root"), "{text}");
+    run("inspect {} --html {}", &[&image, &page]).ok();
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<svg") && page.contains("/dir/7"), "{page}");
+    assert!(!page.contains("http") && !page.contains("<script"), "it needs nothing but itself");
+    let json = run("inspect {} --json", &[&image]).ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let cells = json["devices"][0]["cells"].as_array().unwrap();
+    let counted: u64 = cells
+        .iter()
+        .flat_map(|cell| cell.as_array().unwrap())
+        .map(|bytes| bytes.as_u64().unwrap())
+        .sum();
+    let size = std::fs::metadata(image).unwrap().len();
+    assert!(counted > size / 2 && counted <= size, "{counted} of {size}");
+}
