@@ -41,6 +41,17 @@ pub(crate) enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show which parts of a blob are there
+    Map {
+        /// The blob
+        blob: String,
+        /// Write one self-contained page with a picture; `-` is the standard output
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        html: Option<PathBuf>,
+        /// Print the ranges as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare what is there with the digest tables
     Verify {
         /// The blobs; all if none is named

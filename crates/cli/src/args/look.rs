@@ -233,7 +233,8 @@ pub(crate) struct DumpArgs {
 /// Show where the bytes of an image went
 ///
 /// What the entries of the root, the kinds of names and the largest files take, and what lies where
-/// on the devices. A cluster that several files use is counted with the first of them.
+/// on the devices. A cluster that several files use is counted with the first of them. What is there
+/// of an image that is read on demand: `ferrofs cache map`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ferrofs inspect image.erofs

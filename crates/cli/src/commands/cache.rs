@@ -2,6 +2,7 @@
 //! `cache`: look at the blobs that lazy mounts have fetched, check and tidy them.
 
 use crate::args::{CacheArgs, CacheCommand};
+use crate::commands::inspect::{html, write_page};
 use crate::errors::Advice;
 use crate::json;
 use crate::output::Out;
@@ -9,6 +10,7 @@ use crate::size;
 use ferrofs_serve::LazySpec;
 use ferrofs_store::{BlobId, BlobInfo, Cache, CacheConfig, Findings};
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// Wrong bytes were found: as errors of `check`.
 const WRONG: u8 = 4;
@@ -40,6 +42,18 @@ pub(crate) fn run(args: &CacheArgs) -> anyhow::Result<u8> {
                 json::write(&mut out, &info)?;
             } else {
                 stat(&mut out, &info)?;
+            }
+            0
+        }
+        CacheCommand::Map { blob, html, json } => {
+            let id = find(&cache, blob)?;
+            let (info, runs) = (cache.info(&id)?, cache.presence(&id)?);
+            if let Some(path) = html {
+                write_page(&mut out, path, &html::presence(&info, &runs))?;
+            } else if *json {
+                json::write(&mut out, &runs)?;
+            } else {
+                map(&mut out, info.size.unwrap_or(0), &runs)?;
             }
             0
         }
@@ -130,6 +144,33 @@ fn stat(out: &mut Out, info: &BlobInfo) -> io::Result<()> {
     writeln!(out, "used      {}", crate::time::show(i64::try_from(info.used).unwrap_or(i64::MAX)))?;
     writeln!(out, "in use    {}", if info.in_use { "yes" } else { "no" })?;
     writeln!(out, "pinned    {}", if info.pinned { "yes" } else { "no" })
+}
+
+/// A row of 64 marks a line: how much of each part is there.
+fn map(out: &mut Out, size: u64, runs: &[Range<u64>]) -> io::Result<()> {
+    const COLUMNS: usize = 64;
+    const ROWS: u64 = 32;
+    const MARKS: [char; 5] = [' ', '.', '-', '+', '#'];
+    let shares = html::shares(size, runs, COLUMNS as u64 * ROWS);
+    let there: u64 = runs.iter().map(|run| run.end - run.start).sum();
+    writeln!(
+        out,
+        "{} of {} there; {} a mark, from ` ` (nothing) to `#` (all)",
+        size::show(there),
+        size::show(size),
+        size::show(shares.cell_bytes)
+    )?;
+    for (row, line) in shares.of.chunks(COLUMNS).enumerate() {
+        let at = (row * COLUMNS) as u64 * shares.cell_bytes;
+        // All is all, and something is something.
+        let mark = |&share: &f64| match share {
+            0.0 => MARKS[0],
+            1.0 => MARKS[4],
+            share => MARKS[1 + (share * 3.0) as usize],
+        };
+        writeln!(out, "{:>10} |{}|", size::show(at), line.iter().map(mark).collect::<String>())?;
+    }
+    Ok(())
 }
 
 fn verify(

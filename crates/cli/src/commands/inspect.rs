@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `inspect`: where the bytes of an image went.
 
-mod html;
+pub(super) mod html;
 
 use crate::args::InspectArgs;
 use crate::json;
@@ -11,6 +11,7 @@ use crate::size;
 use anyhow::Context as _;
 use ferrofs_check::{Context, Inspection, Share};
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Rows of a table for people.
 const ROWS: usize = 12;
@@ -25,13 +26,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let title = args.image.image.display().to_string();
     if let Some(path) = &args.html {
         let page = html::page(&title, &image, &found);
-        if path.as_os_str() == "-" {
-            let mut out = Out::new();
-            out.write_all(page.as_bytes())?;
-            out.flush()?;
-        } else {
-            std::fs::write(path, page).with_context(|| path.display().to_string())?;
-        }
+        write_page(&mut Out::new(), path, &page)?;
     } else if args.json {
         json::write(&mut Out::new(), &found)?;
     } else {
@@ -40,6 +35,16 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<u8> {
         out.flush()?;
     }
     Ok(0)
+}
+
+/// Writes a page to a file, or to the standard output.
+pub(super) fn write_page(out: &mut Out, path: &Path, page: &str) -> anyhow::Result<()> {
+    if path.as_os_str() == "-" {
+        out.write_all(page.as_bytes())?;
+        out.flush()?;
+        return Ok(());
+    }
+    std::fs::write(path, page).with_context(|| path.display().to_string())
 }
 
 fn show(out: &mut Out, found: &Inspection) -> io::Result<()> {

@@ -89,7 +89,12 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
     let lazy = match files.image.to_str() {
         Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
             location: text.to_owned(),
-            cache: args.cache_dir.map(PathBuf::into_os_string),
+            // Servers in the background have another working directory.
+            cache: args
+                .cache_dir
+                .map(|folder| std::path::absolute(folder).map(PathBuf::into_os_string))
+                .transpose()
+                .context("the cache's folder")?,
             cache_bytes: args.cache_dir_max,
             pin: args.pin,
             digests: args.digests,

@@ -217,6 +217,7 @@ fn render(now: &Snapshot, before: &Snapshot, time: Duration) -> Vec<String> {
             rate("decode_failures")
         ),
     ];
+    lines.extend(fetching(now, before, seconds));
     let none = HistogramJson::default();
     for (name, times) in &now.latency {
         let times = times.since(before.latency.get(name).unwrap_or(&none));
@@ -235,6 +236,26 @@ fn render(now: &Snapshot, before: &Snapshot, time: Duration) -> Vec<String> {
     let of = size::show(limit);
     lines.push(format!("{:<8} {} {:>10} of {of}", "all", bar(all, limit), size::show(all)));
     lines
+}
+
+/// What of an image that is read on demand was fetched.
+fn fetching(now: &Snapshot, before: &Snapshot, seconds: f64) -> Option<String> {
+    if now.store.is_empty() {
+        return None;
+    }
+    let value = |snapshot: &Snapshot, name: &str| snapshot.store.get(name).copied().unwrap_or(0);
+    let rate = |name: &str| value(now, name).saturating_sub(value(before, name)) as f64 / seconds;
+    let there = value(now, "present_bytes") as f64 * 100.0 / value(now, "size_bytes").max(1) as f64;
+    Some(format!(
+        "fetched  {:9.0} /s  {:>10}/s  {:.0} misses/s  {} under way  {:.0} failed  waits p99 {}  \
+         {there:.1} % there",
+        rate("fetches"),
+        size::show(rate("fetched_bytes") as u64),
+        rate("misses"),
+        value(now, "in_flight"),
+        value(now, "failures") as f64,
+        duration(Some(Duration::from_nanos(value(now, "wait_p99_ns")))),
+    ))
 }
 
 fn bar(part: u64, whole: u64) -> String {
@@ -262,6 +283,13 @@ mod tests {
         assert!(lines.contains("reads           10 /s    2.00 MiB/s"), "{lines}");
         assert!(lines.contains("p50    1.0 us"), "{lines}");
         assert!(lines.contains(&format!("extents  [{}{}]", "#".repeat(15), " ".repeat(15))));
+        assert!(!lines.contains("fetched"), "{lines}");
+        let mut lazy = now.clone();
+        lazy.store = [("size_bytes", 200), ("present_bytes", 50), ("fetched_bytes", 8 << 20)]
+            .map(|(name, value)| (String::from(name), value))
+            .into();
+        let lines = render(&lazy, &before, Duration::from_secs(2)).join("\n");
+        assert!(lines.contains("4.00 MiB/s") && lines.contains("25.0 % there"), "{lines}");
         // A server that was replaced meanwhile has smaller counters.
         let lines = render(&before, &now, Duration::ZERO).join("\n");
         assert!(lines.contains("reads            0 /s"), "{lines}");

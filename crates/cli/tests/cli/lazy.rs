@@ -99,6 +99,12 @@ fn every_byte_comes_once_and_is_kept() {
         assert!(checked.contains("verified"), "{checked}");
         let listed = run("cache --cache-dir {} ls", &[&remote.cache()]).ok();
         assert!(listed.contains("100.0%") || listed.contains("99."), "{listed}");
+        let name = listed.lines().nth(1).unwrap().split(' ').next().unwrap();
+        let map = run(&format!("cache --cache-dir {{}} map {name}"), &[&remote.cache()]).ok();
+        assert!(map.contains("|####"), "{map}");
+        let words = format!("cache --cache-dir {{}} map {name} --html -");
+        let page = run(&words, &[&remote.cache()]).ok();
+        assert!(page.contains("<svg") && page.contains("image.erofs"), "{page}");
         run("cache --cache-dir {} prune", &[&remote.cache()]).ok();
         assert!(run("cache --cache-dir {} ls", &[&remote.cache()]).ok().contains("empty"));
     }

@@ -4,7 +4,7 @@
 use super::files::{self, Files, Meta};
 use super::{BlobId, BlobKind, Cache, CacheInner, Policy, lock, space};
 use crate::disk::{Dir, Folder, or_absent};
-use crate::map::{GRAIN, GROUP_GRAINS, bytes_of};
+use crate::map::{GRAIN, GROUP_GRAINS, Map, bytes_of};
 use crate::{Demand, Digests, FetchContext, RangeSource, StoreError, Table, TableOptions};
 use ferrofs_linux::ofd::{self, OfdLock};
 use serde::Serialize;
@@ -103,6 +103,14 @@ impl Cache {
         self.inner.scan_and_cull(bytes)
     }
 
+    /// What is present of a blob: runs of its bytes, in order, none touching the next.
+    pub fn presence(&self, id: &BlobId) -> Result<Vec<Range<u64>>, StoreError> {
+        let size = self.info(id)?.size.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
+        let demand = Demand::default();
+        let opened = Files::open(&self.inner.root, id, size, None, &demand, Instant::now())?;
+        Ok(present(&opened.map, size))
+    }
+
     /// Checks what is present of a blob against its digest table, as far as its parts are here or
     /// `table` gives them; `repair`: what is wrong is dropped and will be fetched again.
     pub fn verify(
@@ -177,18 +185,22 @@ impl RangeSource for Nowhere {
     }
 }
 
+fn present(map: &Map, size: u64) -> Vec<Range<u64>> {
+    let bits = map.bits();
+    bits.runs(0..bits.count(), true).map(|run| bytes_of(&run, size)).collect()
+}
+
 struct Check<'a> {
     id: &'a BlobId,
     size: u64,
     files: &'a Files,
-    map: &'a crate::map::Map,
+    map: &'a Map,
     findings: Findings,
 }
 
 impl Check<'_> {
     fn present(&self) -> Vec<Range<u64>> {
-        let bits = self.map.bits();
-        bits.runs(0..bits.count(), true).map(|run| bytes_of(&run, self.size)).collect()
+        present(self.map, self.size)
     }
 
     fn not_at_all(&mut self) {

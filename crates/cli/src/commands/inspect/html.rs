@@ -7,7 +7,9 @@ use crate::output::uuid_text;
 use crate::size;
 use ferrofs_check::{DeviceCells, Inspection, Share};
 use ferrofs_image::Image;
+use ferrofs_store::BlobInfo;
 use std::fmt::Write;
+use std::ops::Range;
 
 /// Cells in a row of a map.
 const COLUMNS: usize = 96;
@@ -35,7 +37,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.6re
 dt{opacity:.7}dd{margin:0}footer{margin:3rem 0 1rem;opacity:.6;font-size:.85em}";
 
 /// The page about an image.
-pub(super) fn page(title: &str, image: &Image, found: &Inspection) -> String {
+pub(in crate::commands) fn page(title: &str, image: &Image, found: &Inspection) -> String {
     let mut page = Page::new(title);
     page.facts(&facts(image, found));
     for (index, device) in found.devices.iter().enumerate() {
@@ -46,6 +48,46 @@ pub(super) fn page(title: &str, image: &Image, found: &Inspection) -> String {
     page.table("Below the root", &found.tops);
     page.table("By suffix", &found.suffixes);
     page.table("Largest files", &found.largest);
+    page.end()
+}
+
+/// Parts of a blob, all of the same length, and how much of each is there: 0 to 1.
+pub(in crate::commands) struct Shares {
+    pub(in crate::commands) cell_bytes: u64,
+    pub(in crate::commands) of: Vec<f64>,
+}
+
+/// Cuts a blob into `cells_max` parts at most.
+pub(in crate::commands) fn shares(size: u64, runs: &[Range<u64>], cells_max: u64) -> Shares {
+    let cell_bytes = size.div_ceil(cells_max).next_multiple_of(4096).max(4096);
+    let mut bytes = vec![0_u64; size.div_ceil(cell_bytes) as usize];
+    for run in runs {
+        let mut at = run.start;
+        while at < run.end.min(size) {
+            let cell = at / cell_bytes;
+            let stop = run.end.min((cell + 1) * cell_bytes);
+            bytes[cell as usize] += stop - at;
+            at = stop;
+        }
+    }
+    let whole = |cell: usize| cell_bytes.min(size - cell as u64 * cell_bytes);
+    let share = |(cell, &bytes): (usize, &u64)| bytes as f64 / whole(cell) as f64;
+    Shares { cell_bytes, of: bytes.iter().enumerate().map(share).collect() }
+}
+
+/// The page about a blob of a cache.
+pub(in crate::commands) fn presence(info: &BlobInfo, runs: &[Range<u64>]) -> String {
+    let size = info.size.unwrap_or(0);
+    let mut page = Page::new(&info.id.to_string());
+    let there: u64 = runs.iter().map(|run| run.end - run.start).sum();
+    page.facts(&[
+        ("from", info.source.clone().unwrap_or_else(|| String::from("?"))),
+        ("pin", info.pin.clone().unwrap_or_else(|| String::from("none: not verified"))),
+        ("size", format!("{} ({size} bytes)", size::show(size))),
+        ("there", format!("{} in {} runs", size::show(there), runs.len())),
+        ("on disk", size::show(info.disk_bytes)),
+    ]);
+    page.presence(&shares(size, runs, (COLUMNS * 32) as u64));
     page.end()
 }
 
@@ -162,6 +204,32 @@ impl Page {
         self.0.push_str("</svg>\n");
     }
 
+    /// How much of each part is there: the more, the darker.
+    fn presence(&mut self, shares: &Shares) {
+        let rows = shares.of.len().div_ceil(COLUMNS);
+        self.put(format_args!(
+            "<h2>What is there</h2>\n<p>From left to right and down, {} a cell.</p>\n\
+             <svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"what is there\">\n",
+            size::show(shares.cell_bytes),
+            COLUMNS * CELL,
+            rows * CELL
+        ));
+        for (cell, &share) in shares.of.iter().enumerate().filter(|&(_, &share)| share > 0.0) {
+            self.put(format_args!(
+                "<rect x=\"{}\" y=\"{}\" width=\"{side}\" height=\"{side}\" fill=\"{}\" \
+                 opacity=\"{:.2}\"><title>from {}: {:.0} %</title></rect>\n",
+                cell % COLUMNS * CELL,
+                cell / COLUMNS * CELL,
+                COLOURS[0],
+                0.25 + 0.75 * share,
+                size::show(cell as u64 * shares.cell_bytes),
+                share * 100.0,
+                side = CELL - 1,
+            ));
+        }
+        self.0.push_str("</svg>\n");
+    }
+
     fn table(&mut self, title: &str, shares: &[Share]) {
         if shares.is_empty() {
             return;
@@ -218,6 +286,15 @@ impl std::fmt::Display for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        let shares = shares(100_000, &[0..4096, 8192..20_000, 98_304..100_000], 10);
+        assert_eq!((shares.cell_bytes, shares.of.len()), (12_288, 9));
+        assert!((shares.of[0] - 8192.0 / 12_288.0).abs() < 1e-9, "{:?}", shares.of);
+        assert!((shares.of[8] - 1.0).abs() < 1e-9 && shares.of[4] == 0.0, "{:?}", shares.of);
+        assert!(super::shares(0, &[], 10).of.is_empty());
+    }
 
     #[test]
     fn names_are_text() {
