@@ -31,11 +31,11 @@ ln -s large "$tree/link"
 "$FERROFS" build "$tree" -o "$blobs/plain"
 cp "$blobs/plain" "$blobs/plain2"
 cp "$blobs/plain" "$blobs/plain3"
-head -c $(($(stat -c %s "$blobs/plain") / 2 / 4096 * 4096)) "$blobs/plain" >"$blobs/short"
 "$FERROFS" build "$tree" -o "$blobs/lz4" --compress lz4
-if "$FERROFS" build "$tree" -o "$blobs/meta1" --chunk-size 64K --blob "$blobs/shared"; then
-    cp "$blobs/meta1" "$blobs/meta2"
-fi
+"$FERROFS" build "$tree" -o "$blobs/meta1" --chunk-size 64K --blob "$blobs/shared"
+cp "$blobs/meta1" "$blobs/meta2"
+cp "$blobs/meta1" "$blobs/meta3"
+head -c $((($(stat -c %s "$blobs/shared") - 300000) / 4096 * 4096)) "$blobs/shared" >"$blobs/short"
 for version in ${VERSIONS:-6.1 6.12}; do
     "$here/build.sh" "$dir/$version" "$version"
     echo "== Linux $version"
