@@ -81,6 +81,11 @@ impl Drop for Mounted {
 
 #[test]
 fn every_byte_comes_once_and_is_kept() {
+    let free = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
+    if free.f_bavail * 100 < free.f_blocks * 8 {
+        println!("skipped: less than 8 % of the disk is free, where caches keep nothing");
+        return;
+    }
     for options in ["", "-z lz4 -C 64K", "-z zstd -C 16K"] {
         let remote = Remote::new(options);
         let Some(mounted) = remote.pinned() else { return };

@@ -78,7 +78,8 @@ impl BlobInner {
             if this.origin.ranges() == Ranges::No && range.start > 0 {
                 Self::stream(this, demand, start)?;
             }
-            let run_end = bits.find(first..grains.end, true).unwrap_or(grains.end);
+            // The first may have come meanwhile; a claim is never empty.
+            let run_end = bits.find(first + 1..grains.end, true).unwrap_or(grains.end);
             let wish = this.whole_grains(first..run_end);
             match this.flights.claim(wish, first) {
                 Claim::Join(mut join) => {

@@ -122,7 +122,8 @@ impl Ahead {
         while let Some((blob, range)) = self.next() {
             let Some(blob) = blob.upgrade() else { continue };
             let mut at = range.start;
-            while at < range.end {
+            // If nobody else has it any more, nobody will read it.
+            while at < range.end && Arc::strong_count(&blob) > 1 {
                 let end = range.end.min(at.saturating_add(AHEAD_CLAIM));
                 let demand = Demand::prefetch();
                 if BlobInner::fill(&blob, &(at..end), &demand, Instant::now()).is_err() {

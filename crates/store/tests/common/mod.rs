@@ -7,7 +7,7 @@
 use ferrofs_store::{
     Algorithm, BlobSpec, Cache, CacheConfig, FetchContext, FetchError, FetchErrorKind, Geometry,
     Identity, Limits, Origin, OriginConfig, RangeSource, Sink, SystemClock, TableBuilder,
-    TableSpec,
+    TableSpec, Thresholds,
 };
 use std::ops::Range;
 use std::path::Path;
@@ -142,5 +142,11 @@ pub fn spec(source: &Arc<Memory>) -> BlobSpec {
 }
 
 pub fn cache(path: &Path) -> Cache {
-    Cache::open(CacheConfig::new(path)).unwrap()
+    Cache::open(config(path)).unwrap()
+}
+
+/// Keeps what it gets on a nearly full disk, too: the machine's free space is not what is tested.
+pub fn config(path: &Path) -> CacheConfig {
+    let low = Thresholds { run: 2, cull: 1, stop: 0 };
+    CacheConfig { blocks: low, files: low, ..CacheConfig::new(path) }
 }
