@@ -15,7 +15,7 @@ pub(crate) use ctl::{CtlArgs, CtlCommand, TopArgs};
 pub(crate) use look::{
     CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, StatArgs,
 };
-pub(crate) use mount::{MountArgs, UmountArgs};
+pub(crate) use mount::{Method, MountArgs, UmountArgs};
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

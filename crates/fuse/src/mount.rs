@@ -55,6 +55,18 @@ const EPERM: i32 = 1;
 
 fn mount_direct(target: &Path, config: &SessionConfig) -> Result<Made, SessionError> {
     let device = fuse_device::open().map_err(SessionError::Device)?;
+    request(&device, config).mount(target).map_err(SessionError::Mount)?;
+    Ok(Made { device, how: MountHow::Direct })
+}
+
+/// Mounts nowhere: what is given besides is the mount's root.
+pub(crate) fn mount_detached(config: &SessionConfig) -> Result<(Made, OwnedFd), SessionError> {
+    let device = fuse_device::open().map_err(SessionError::Device)?;
+    let root = request(&device, config).create().map_err(SessionError::Mount)?;
+    Ok((Made { device, how: MountHow::Direct }, root))
+}
+
+fn request<'a>(device: &'a OwnedFd, config: &'a SessionConfig) -> FsMount<'a> {
     let mut parameters = vec![
         Parameter::Descriptor("fd", device.as_fd()),
         Parameter::Value("rootmode", OsString::from("40000")),
@@ -76,9 +88,7 @@ fn mount_direct(target: &Path, config: &SessionConfig) -> Result<Made, SessionEr
         noexec: config.noexec,
         ..MountFlags::default()
     };
-    let mount = FsMount { fs_type: "fuse", source: OsStr::new(&config.fsname), parameters, flags };
-    mount.mount(target).map_err(SessionError::Mount)?;
-    Ok(Made { device, how: MountHow::Direct })
+    FsMount { fs_type: "fuse", source: OsStr::new(&config.fsname), parameters, flags }
 }
 
 /// Lets the helper open `/dev/fuse`, mount, and send the descriptor over a socket.

@@ -66,7 +66,7 @@ impl Session {
                 return Err(error);
             }
         };
-        let readahead = raise_readahead(&unmounter, &config, negotiated.max_readahead);
+        let readahead = raise_readahead(unmounter.device(), &config, negotiated.max_readahead);
         let negotiated = Negotiated { max_readahead: readahead, ..negotiated };
         let mut session = Self::new(fs, made.device, negotiated, config);
         session.unmounter = Some(unmounter);
@@ -237,8 +237,8 @@ fn choose_rings(
 
 /// Raises the mount's readahead above what the kernel offers by itself, if wanted and permitted
 /// (root). Returns the readahead in effect, in bytes.
-fn raise_readahead(unmounter: &Unmounter, config: &SessionConfig, agreed: u32) -> u32 {
-    let Some((major, minor)) = unmounter.device() else { return agreed };
+fn raise_readahead(device: Option<(u32, u32)>, config: &SessionConfig, agreed: u32) -> u32 {
+    let Some((major, minor)) = device else { return agreed };
     if config.max_readahead <= agreed {
         return agreed;
     }

@@ -239,8 +239,9 @@ impl FsMount<'_> {
         }
     }
 
-    /// A mount that is nowhere yet.
-    fn create(&self) -> Result<OwnedFd, MountError> {
+    /// A mount that is nowhere: who has the descriptor can open files in it, and when nobody has
+    /// it or one of them any more it is gone. Needs Linux 5.2.
+    pub fn create(&self) -> Result<OwnedFd, MountError> {
         let context = rustix::mount::fsopen(self.fs_type, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|errno| MountError::new(MountStep::Type, errno, self.fs_type))?;
         let fail = |step, errno, subject: &OsStr| MountError {

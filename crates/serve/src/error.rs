@@ -57,6 +57,11 @@ pub enum Error {
         /// What the kernel said.
         error: MountError,
     },
+    /// The kernel cannot mount the image, which was not tried.
+    Obstacle {
+        /// Why.
+        reason: String,
+    },
     /// The kernel refused to mount or unmount.
     Mount(MountError),
     /// FUSE does not work.
@@ -156,7 +161,9 @@ impl fmt::Display for Error {
             Self::KernelOnly { option, reason } => {
                 write!(f, "mount option {option}: only the kernel has it, but {reason}")
             }
-            Self::Kernel { reason, .. } => write!(f, "the kernel cannot mount it: {reason}"),
+            Self::Obstacle { reason } | Self::Kernel { reason, .. } => {
+                write!(f, "the kernel cannot mount it: {reason}")
+            }
             Self::Mount(error) => error.fmt(f),
             Self::Session(error) => error.fmt(f),
             Self::NotMounted { path } => write!(f, "nothing is mounted on {}", path.display()),
@@ -194,6 +201,7 @@ impl std::error::Error for Error {
             Self::Store(error) => Some(error),
             Self::Fetch(error) => Some(error),
             Self::DevicesMissing { .. }
+            | Self::Obstacle { .. }
             | Self::Option { .. }
             | Self::KernelOnly { .. }
             | Self::NotOurs { .. }

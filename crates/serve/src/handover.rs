@@ -27,13 +27,15 @@ pub(crate) enum ToWorker {
     Prepare(Box<Plan>),
     /// Serve it, on the descriptor that comes along.
     Serve(Serve),
+    /// The kernel's own EROFS is mounted on what is served.
+    Mounted(Mounted),
 }
 
 /// From the worker.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum ToKeeper {
     /// All that can fail has not.
-    Prepared,
+    Prepared(Opened),
     /// Requests are answered.
     Serving(Serving),
     /// It cannot be: why, for people.
@@ -64,17 +66,43 @@ pub(crate) struct Plan {
     pub(crate) oom_score: Option<i16>,
 }
 
+/// What the worker answers for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Front {
+    /// The image's tree.
+    Tree,
+    /// The image's devices, one file each, on which the kernel mounts EROFS.
+    Files,
+}
+
+/// What the worker found.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Opened {
+    /// Devices of the image, itself included.
+    pub(crate) devices: usize,
+    /// Why this kernel cannot mount it.
+    pub(crate) obstacle: Option<String>,
+}
+
+/// Where users see it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Mounted {
+    pub(crate) target: OsString,
+    pub(crate) device: (u32, u32),
+    pub(crate) by_helper: bool,
+}
+
 /// How it is to be served.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Serve {
+    pub(crate) front: Front,
     pub(crate) minor: u32,
     pub(crate) kernel_minor: u32,
     pub(crate) flags: u64,
     pub(crate) max_read: u32,
     pub(crate) max_readahead: u32,
-    pub(crate) target: OsString,
-    pub(crate) device: (u32, u32),
-    pub(crate) by_helper: bool,
+    /// None: it is told later.
+    pub(crate) mounted: Option<Mounted>,
     /// Workers before this one.
     pub(crate) takeovers: u64,
     /// Seconds since it was mounted.

@@ -6,12 +6,15 @@
 //! one had not answered; readers wait meanwhile. Invariants: the mount is made once; a worker is
 //! never replaced before it is known to be dead; when nobody will serve any more, readers get errors.
 
-use crate::handover::{Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
+mod held;
+
+use crate::handover::{Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
 use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result};
-use ferrofs_fuse::{Connection, MountHow, Transport};
+use ferrofs_fuse::{Connection, SessionConfig, Transport};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::signals::{Signal, Signals};
 use ferrofs_store::source::remote::Location;
+use held::Held;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::SocketAddr;
@@ -52,7 +55,7 @@ pub enum Patience {
 pub struct Keeper {
     plan: Plan,
     chosen: Chosen,
-    connection: Connection,
+    held: Held,
     patience: Patience,
     worker: Option<Worker>,
     serving: Serving,
@@ -104,6 +107,49 @@ impl Drop for Worker {
     }
 }
 
+/// A first worker that has found the image.
+struct Prepared {
+    plan: Plan,
+    worker: Worker,
+    opened: Opened,
+}
+
+impl Prepared {
+    fn new(spec: &MountSpec) -> Result<Self> {
+        let fail = |doing| move |error| Error::Io { doing, error };
+        let plan = Plan::new(spec).map_err(fail("find the image"))?;
+        let worker = Worker::start(&plan).map_err(fail("start a worker"))?;
+        match worker.hear().map_err(hear_failed)? {
+            Some(ToKeeper::Prepared(opened)) => Ok(Self { plan, worker, opened }),
+            Some(ToKeeper::Failed(message)) => Err(Error::Refused { message }),
+            _ => Err(Error::Answer),
+        }
+    }
+
+    fn session(&self, spec: &MountSpec) -> SessionConfig {
+        let mut config = spec.options.session(&self.plan.files().image.to_string_lossy());
+        config.transport = Transport::Device;
+        config
+    }
+}
+
+fn one_channel() -> Error {
+    let what = "a mount with a keeper has one channel only";
+    Error::Option { option: String::from("clone_fd"), what }
+}
+
+fn hear_failed(error: io::Error) -> Error {
+    Error::Io { doing: "hear the worker", error }
+}
+
+fn hand_over_failed(error: io::Error) -> Error {
+    Error::Io { doing: "hand the mount to the worker", error }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().min(1 << 30) as i64, tv_nsec: time.subsec_nanos().into() }
+}
+
 /// How the wait for something to happen ended.
 enum Event {
     Signal,
@@ -138,32 +184,85 @@ impl Keeper {
         // Without user and password.
         spec.files.image = Location::parse(&lazy.location)?.to_string().into();
         spec.options.fuse.threads_max.get_or_insert(LAZY_THREADS);
-        let reason = String::from("its bytes are fetched when they are read");
-        Self::begin(&spec, Chosen { method: Method::Fuse, reason })
+        if spec.options.fuse.clone_fd {
+            return Err(one_channel());
+        }
+        let prepared = Prepared::new(&spec)?;
+        match held::choose(&spec, &prepared.opened)? {
+            held::Choice::Tree(reason) => {
+                Self::tree(&spec, prepared, Chosen { method: Method::Fuse, reason })
+            }
+            held::Choice::Files { or_tree, reason } => match Self::files(&spec, prepared, reason) {
+                Err(Error::Mount(error)) if or_tree => {
+                    let reason = format!("the kernel cannot on a file served by FUSE: {error}");
+                    // The first worker has seen another mount.
+                    let prepared = Prepared::new(&spec)?;
+                    Self::tree(&spec, prepared, Chosen { method: Method::Fuse, reason })
+                }
+                other => other,
+            },
+        }
     }
 
     fn begin(spec: &MountSpec, chosen: Chosen) -> Result<Self> {
         if spec.options.fuse.clone_fd {
-            let what = "a mount with a keeper has one channel only";
-            return Err(Error::Option { option: String::from("clone_fd"), what });
+            return Err(one_channel());
         }
-        let fail = |doing| move |error| Error::Io { doing, error };
-        let plan = Plan::new(spec).map_err(fail("find the image"))?;
-        let worker = Worker::start(&plan).map_err(fail("start a worker"))?;
-        match worker.hear().map_err(fail("hear the worker"))? {
-            Some(ToKeeper::Prepared) => {}
-            Some(ToKeeper::Failed(message)) => return Err(Error::Refused { message }),
-            _ => return Err(Error::Answer),
-        }
-        let mut config = spec.options.session(&plan.files().image.to_string_lossy());
-        config.transport = Transport::Device;
+        Self::tree(spec, Prepared::new(spec)?, chosen)
+    }
+
+    /// Has the worker answer for the tree.
+    fn tree(spec: &MountSpec, prepared: Prepared, chosen: Chosen) -> Result<Self> {
+        let config = prepared.session(spec);
         let connection = Connection::mount(&spec.target, &config)?;
-        let mut keeper = Self {
-            plan,
+        let mut keeper = Self::new(spec, prepared, chosen, Held::Tree(connection));
+        keeper.hand_over().map_err(hand_over_failed)?;
+        keeper.await_serving()?;
+        keeper.settle();
+        Ok(keeper)
+    }
+
+    /// Has the worker answer for the devices, and the kernel mount EROFS on them.
+    fn files(spec: &MountSpec, prepared: Prepared, reason: String) -> Result<Self> {
+        let (devices, config) = (prepared.opened.devices, prepared.session(spec));
+        let (connection, root) = Connection::detached(&config)?;
+        let chosen = Chosen { method: Method::FuseFile(Vec::new()), reason };
+        let held = Held::Files { connection, unmounter: None };
+        let mut keeper = Self::new(spec, prepared, chosen, held);
+        keeper.hand_over().map_err(hand_over_failed)?;
+        keeper.await_serving()?;
+        let mounting = held::Mounting::start(spec, root, devices)?;
+        let mounted = loop {
+            // The kernel waits for the worker: without one it would for ever.
+            if mounting.is_done() {
+                break mounting.end()?;
+            }
+            match keeper.wait_for_worker(held::MOUNTING_STEP)? {
+                None => {}
+                Some(message) => {
+                    keeper.held.abandon();
+                    return Err(match message {
+                        ToKeeper::Failed(message) => Error::Refused { message },
+                        _ => Error::Answer,
+                    });
+                }
+            }
+        };
+        keeper.chosen.method = Method::FuseFile(mounted.loop_devices);
+        keeper.held.set_mounted(&mounted.told);
+        keeper.tell(&ToWorker::Mounted(mounted.told)).map_err(hand_over_failed)?;
+        keeper.await_serving()?;
+        keeper.settle();
+        Ok(keeper)
+    }
+
+    fn new(spec: &MountSpec, prepared: Prepared, chosen: Chosen, held: Held) -> Self {
+        Self {
+            plan: prepared.plan,
             chosen,
-            connection,
+            held,
             patience: spec.options.fuse.patience.unwrap_or_default(),
-            worker: Some(worker),
+            worker: Some(prepared.worker),
             serving: Serving::default(),
             mounted: Instant::now(),
             restarts: 0,
@@ -172,21 +271,39 @@ impl Keeper {
             restart_at: None,
             down: None,
             detached: false,
-        };
-        keeper.hand_over().map_err(fail("hand the mount to the worker"))?;
-        let heard = keeper.worker.as_ref().map(Worker::hear).transpose();
-        match heard.map_err(fail("hear the worker"))?.flatten() {
-            Some(ToKeeper::Serving(serving)) => keeper.set_serving(serving),
-            Some(ToKeeper::Failed(message)) => return Err(Error::Refused { message }),
-            _ => return Err(Error::Answer),
         }
-        keeper.settle();
-        Ok(keeper)
+    }
+
+    fn await_serving(&mut self) -> Result<()> {
+        match self.worker.as_ref().map(Worker::hear).transpose().map_err(hear_failed)?.flatten() {
+            Some(ToKeeper::Serving(serving)) => {
+                self.set_serving(serving);
+                Ok(())
+            }
+            Some(ToKeeper::Failed(message)) => Err(Error::Refused { message }),
+            _ => Err(Error::Answer),
+        }
+    }
+
+    /// What the worker says within `time`, if anything; that it has ended is an error.
+    fn wait_for_worker(&self, time: Duration) -> Result<Option<ToKeeper>> {
+        let worker = self.worker.as_ref().ok_or(Error::Answer)?;
+        let mut fds = [PollFd::from_borrowed_fd(worker.socket.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, Some(&timespec(time))) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
+            Ok(_) => worker.hear().map_err(hear_failed)?.map(Some).ok_or(Error::Answer),
+            Err(errno) => Err(hear_failed(errno.into())),
+        }
+    }
+
+    fn tell(&self, message: &ToWorker) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        send(&self.worker.as_ref().ok_or_else(gone)?.socket, message, &[])
     }
 
     /// Wishes that the system may not grant.
     fn settle(&mut self) {
-        if !self.connection.negotiated().can_resend() {
+        if !self.held.can_resend() {
             self.serving.notes.push(String::from(
                 "this kernel cannot send requests again (Linux 6.9 can): if the worker dies, the \
                  mount ends with errors",
@@ -251,7 +368,7 @@ impl Keeper {
     }
 
     fn wait(&self, signals: Signals) -> io::Result<Event> {
-        let Some(device) = self.connection.device() else { return Ok(Event::Gone) };
+        let Some(device) = self.held.device() else { return Ok(Event::Gone) };
         // Of the device only its end is told.
         let mut fds = vec![
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
@@ -264,11 +381,7 @@ impl Keeper {
         let next = self.restart_at.into_iter().chain(self.give_up_at()).min();
         let timeout = next.map(|next| {
             // A bit more, or it would be reached just not yet.
-            let left = next.saturating_duration_since(now) + Duration::from_millis(1);
-            Timespec {
-                tv_sec: left.as_secs().min(1 << 30) as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            }
+            timespec(next.saturating_duration_since(now) + Duration::from_millis(1))
         });
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -294,7 +407,7 @@ impl Keeper {
     fn hear(&mut self, say: &dyn Fn(&str)) -> Result<bool> {
         let Some(worker) = &self.worker else { return Ok(false) };
         match worker.hear() {
-            Ok(Some(ToKeeper::Prepared)) => {
+            Ok(Some(ToKeeper::Prepared(_))) => {
                 // If it has died meanwhile its end is heard next.
                 let _ = self.hand_over();
             }
@@ -310,18 +423,16 @@ impl Keeper {
     fn hand_over(&self) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         let worker = self.worker.as_ref().ok_or_else(gone)?;
-        let device = self.connection.device().ok_or_else(gone)?;
-        let negotiated = self.connection.negotiated();
-        let unmounter = self.connection.unmounter();
+        let device = self.held.device().ok_or_else(gone)?;
+        let negotiated = self.held.negotiated();
         let serve = Serve {
+            front: self.held.front(),
             minor: negotiated.minor,
             kernel_minor: negotiated.kernel_minor,
             flags: negotiated.flags,
             max_read: negotiated.max_read,
             max_readahead: negotiated.max_readahead,
-            target: unmounter.target().as_os_str().to_owned(),
-            device: unmounter.device().ok_or_else(gone)?,
-            by_helper: self.connection.how() == MountHow::Helper,
+            mounted: self.held.mounted(),
             takeovers: self.restarts,
             uptime: self.mounted.elapsed(),
         };
@@ -359,7 +470,7 @@ impl Keeper {
         drop(worker);
         let now = Instant::now();
         self.down.get_or_insert(now);
-        if !self.connection.negotiated().can_resend() {
+        if !self.held.can_resend() {
             return self
                 .give_up(say, "the worker died, and this kernel cannot send requests again");
         }
@@ -414,7 +525,7 @@ impl Keeper {
     fn give_up(&mut self, say: &dyn Fn(&str), why: &'static str) -> Result<bool> {
         say(&format!("the mount is given up: {why}; unmount it"));
         self.worker = None;
-        self.connection.abandon();
+        self.held.abandon();
         Err(Error::GivenUp { why })
     }
 
@@ -423,10 +534,10 @@ impl Keeper {
         if self.detached {
             say("ended while files were in use");
             self.worker = None;
-            self.connection.abandon();
+            self.held.abandon();
             return true;
         }
-        let unmounter = self.connection.unmounter();
+        let Some(unmounter) = self.held.unmounter() else { return true };
         if unmounter.unmount(UnmountFlags::default()).is_ok() {
             return false;
         }
@@ -443,7 +554,7 @@ impl Keeper {
 
     /// The mount is gone: so is the worker, soon.
     fn finish(&mut self) {
-        self.connection.abandon();
+        self.held.abandon();
         let end = Instant::now() + END_TIME;
         while let Some(worker) = &mut self.worker {
             match worker.child.try_wait() {

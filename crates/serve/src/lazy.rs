@@ -15,6 +15,7 @@ use ferrofs_store::{
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub(crate) struct LazyImage {
     pub(crate) image: Image,
     /// Its devices, the primary one first.
     pub(crate) blobs: Vec<Blob>,
+    /// How they are read.
+    pub(crate) devices: Vec<LazyDevice>,
 }
 
 /// A blob as a device of an image.
@@ -64,6 +67,18 @@ pub(crate) struct LazyImage {
 pub(crate) struct LazyDevice {
     blob: Blob,
     demand: Demand,
+}
+
+impl LazyDevice {
+    /// The longest beginning of `range` that is present, if any is.
+    pub(crate) fn read_present(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        let missing = self.blob.missing(range.clone());
+        let end = missing.first().map_or(range.end, |missing| missing.start.min(range.end));
+        let len = usize::try_from(end.checked_sub(range.start)?).ok().filter(|len| *len > 0)?;
+        let mut bytes = vec![0; len];
+        let found = self.blob.read_if_present(&mut bytes, range.start);
+        matches!(found, Ok(true)).then_some(bytes)
+    }
 }
 
 impl ReadAt for LazyDevice {
@@ -197,8 +212,7 @@ impl Opener<'_> {
         let mut blobs = vec![primary];
         let slots = image.device_slots();
         if slots.is_empty() || crate::files::is_flat(&image) {
-            read_ahead(&image, &blobs);
-            return Ok(LazyImage { image, blobs });
+            return Ok(self.opened(image, blobs));
         }
         let mut options = OpenOptions::new();
         for slot in slots {
@@ -211,8 +225,13 @@ impl Opener<'_> {
             blobs.push(blob);
         }
         let image = options.open(self.device(&blobs[0])).map_err(fail)?;
+        Ok(self.opened(image, blobs))
+    }
+
+    fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
         read_ahead(&image, &blobs);
-        Ok(LazyImage { image, blobs })
+        let devices = blobs.iter().map(|blob| self.device(blob)).collect();
+        LazyImage { image, blobs, devices }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod access;
 pub mod control;
+mod device_files;
 mod error;
 mod files;
 mod fs;

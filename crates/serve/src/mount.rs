@@ -20,6 +20,8 @@ pub enum MountMethod {
     Kernel,
     /// FUSE.
     Fuse,
+    /// The kernel, on files that FUSE serves: for images that are read on demand.
+    FuseFile,
 }
 
 /// Which way was taken.
@@ -32,6 +34,8 @@ pub enum Method {
     KernelLoop(Vec<PathBuf>),
     /// The kernel reads a block device.
     KernelDevice,
+    /// The kernel reads files that a process of ours serves; through these loop devices, if any.
+    FuseFile(Vec<PathBuf>),
     /// A process of ours serves it.
     Fuse,
 }
@@ -58,6 +62,12 @@ impl fmt::Display for Chosen {
                 f.write_str(")")?;
             }
             Method::KernelDevice => f.write_str("mounted by the kernel (block device)")?,
+            Method::FuseFile(devices) => {
+                f.write_str("mounted by the kernel on a file served by FUSE")?;
+                for device in devices {
+                    write!(f, " (loop device {})", device.display())?;
+                }
+            }
             Method::Fuse => f.write_str("mounted by FUSE")?,
         }
         write!(f, ": {}", self.reason)
@@ -132,6 +142,10 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
         Ok(Outcome::Fuse(Box::new(FusePlan { image, spec: spec.clone(), chosen })))
     };
     match spec.method {
+        MountMethod::FuseFile => {
+            let what = "it is for images that are read on demand, which are named by a URL";
+            Err(Error::Option { option: String::from("--method fuse-file"), what })
+        }
         MountMethod::Fuse => {
             spec.options.not_for_fuse().map_or(Ok(()), Err)?;
             fuse(image, String::from("as asked"))

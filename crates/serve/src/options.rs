@@ -5,7 +5,7 @@
 //! an option is remembered, or it is one that means nothing to a file system (those that mount(8)
 //! keeps for itself), or it is refused.
 
-use crate::settings::{EngineSettings, Taken};
+use crate::settings::{EngineSettings, Taken, show_given};
 use crate::{Error, Patience, Result};
 use ferrofs_engine::{EngineConfig, Strategy};
 use ferrofs_fuse::SessionConfig;
@@ -392,6 +392,26 @@ impl MountOptions {
             option: String::from("on_change"),
             what: "only a change of a mount that is there has it",
         })
+    }
+
+    /// An option that only a server of the whole tree has, if one was given: not one that serves
+    /// the kernel's EROFS the image's bytes.
+    pub(crate) fn only_for_tree(&self) -> Option<String> {
+        let kernel_has = |strategy| strategy != Strategy::Split;
+        let engine = show_given(&self.engine).into_iter().map(|change| change.name);
+        let mut engine = engine.filter(|name| {
+            name != "cache_strategy" || !self.engine.strategy.is_none_or(kernel_has)
+        });
+        let fuse = &self.fuse;
+        let others = [
+            (fuse.allow_other.is_some(), "allow_other"),
+            (fuse.psi.is_some(), "psi"),
+            (fuse.max_read.is_some(), "max_read"),
+            (fuse.fsname.is_some(), "fsname"),
+            (fuse.subtype.is_some(), "subtype"),
+        ];
+        let mut others = others.iter().filter(|(given, _)| *given);
+        engine.next().or_else(|| others.next().map(|(_, name)| String::from(*name)))
     }
 
     /// Why the kernel cannot honour these options.

@@ -9,7 +9,7 @@ use crate::metrics::MetricsFile;
 use crate::mount::FusePlan;
 use crate::service::{Duties, Service};
 use crate::{Chosen, ErofsFs, Error, MountOptions, Result};
-use ferrofs_fuse::{Session, SessionStats, Unmounter};
+use ferrofs_fuse::{Session, SessionStats, Surplus, Unmounter};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::psi::MemoryPressure;
 use ferrofs_linux::signals::{Signal, Signals};
@@ -40,6 +40,8 @@ pub(crate) struct Place {
     pub(crate) takeovers: Option<u64>,
     /// When it was mounted.
     pub(crate) started: Instant,
+    /// The kernel reads the image; what is served are its devices.
+    pub(crate) by_kernel: bool,
 }
 
 type Prepared = (Duties, Vec<(&'static str, String)>);
@@ -76,6 +78,7 @@ impl Server {
             blobs: Vec::new(),
             takeovers: None,
             started: Instant::now(),
+            by_kernel: false,
         };
         let server = Self::assemble(fs, session, place, prepared)?;
         Ok(Self { chosen: Some(chosen), ..server })
@@ -105,9 +108,8 @@ impl Server {
         if let Some(takeovers) = place.takeovers {
             facts.push(("takeovers", takeovers.to_string()));
         }
-        match session.notifier().surplus(PAGE_CACHE_QUEUE) {
-            Ok(page_cache) => fs.set_page_cache(page_cache),
-            Err(error) => return Err(Error::Io { doing: "start a thread", error }),
+        if !place.by_kernel {
+            fs.set_page_cache(page_cache(&session)?);
         }
         let mut notes = Vec::new();
         let listener = match place.device.ok_or_else(|| io::Error::other("its number is not known"))
@@ -131,6 +133,7 @@ impl Server {
             image: place.source,
             takeovers: place.takeovers,
             blobs: place.blobs,
+            by_kernel: place.by_kernel,
             cache_bytes: AtomicU64::new(fs.engine().config().cache_bytes),
             facts,
         };
@@ -198,6 +201,12 @@ impl Server {
         }
         self.run()
     }
+}
+
+/// A way into the kernel's page cache.
+pub(crate) fn page_cache(session: &Session) -> Result<Surplus> {
+    let surplus = session.notifier().surplus(PAGE_CACHE_QUEUE);
+    surplus.map_err(|error| Error::Io { doing: "start a thread", error })
 }
 
 /// Sets up what the service thread needs besides the control socket, and what `get` tells of it.

@@ -4,11 +4,14 @@
 //! Knows nothing of the workers before it: every request can be answered from the image alone.
 //! Invariant: when the keeper is gone the mount fails: nobody would be there to replace this process.
 
-use crate::handover::{Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
-use crate::lazy::LazyImage;
-use crate::server::{Place, Server};
-use crate::{ErofsFs, Error, Result};
-use ferrofs_fuse::{MountHow, Session, Transport, Unmounter};
+use crate::device_files::DeviceFiles;
+use crate::handover::{
+    Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
+};
+use crate::lazy::{LazyDevice, LazyImage};
+use crate::server::{self, Place, Server};
+use crate::{ErofsFs, Error, Result, kernel};
+use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_store::Blob;
 use std::io;
@@ -46,27 +49,107 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let options = plan.options()?;
-    let (image, blobs) = match &plan.lazy {
-        Some(lazy) => {
-            let LazyImage { image, blobs } = lazy.open(plan.patience())?;
-            (image, blobs)
-        }
-        None => (plan.files().open_whole()?, Vec::new()),
+    let LazyImage { image, blobs, devices } = if let Some(lazy) = &plan.lazy {
+        lazy.open(plan.patience())?
+    } else {
+        let image = plan.files().open_whole()?;
+        LazyImage { image, blobs: Vec::new(), devices: Vec::new() }
     };
-    let fs = Arc::new(ErofsFs::new(Arc::new(image), options.engine_config()));
-    let say = |message| {
-        send(socket, &message, &[]).map_err(|error| Error::Io { doing: "tell the keeper", error })
-    };
-    say(ToKeeper::Prepared)?;
+    let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
+    let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
+    say(socket, &ToKeeper::Prepared(opened))?;
     let (message, mut fds) = next(socket)?;
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
     };
-    let server = start(&plan, &serve, fs, blobs, device)?;
-    say(ToKeeper::Serving(Serving { metrics: server.metrics(), notes: server.notes().to_vec() }))?;
-    watch_keeper(socket, &serve)?;
-    server.run().map(|_| ())
+    let work = Work { socket, plan: &plan, fs, blobs };
+    match serve.front {
+        Front::Tree => work.serve_tree(serve, device),
+        Front::Files => work.serve_files(serve, device, devices),
+    }
+}
+
+fn say(socket: &OwnedFd, message: &ToKeeper) -> Result<()> {
+    send(socket, message, &[]).map_err(|error| Error::Io { doing: "tell the keeper", error })
+}
+
+/// What is to be done, and for whom.
+struct Work<'a> {
+    socket: &'a OwnedFd,
+    plan: &'a Plan,
+    fs: Arc<ErofsFs>,
+    blobs: Vec<Blob>,
+}
+
+impl Work<'_> {
+    fn serve_tree(self, mut serve: Serve, device: OwnedFd) -> Result<()> {
+        let mounted = serve.mounted.take().ok_or(Error::Answer)?;
+        let session = self.session(Arc::clone(&self.fs) as _, &serve, device)?;
+        self.control(&serve, &mounted, session)?.run().map(|_| ())
+    }
+
+    /// Answers for the devices, then hears where the kernel has mounted them.
+    fn serve_files(
+        self,
+        mut serve: Serve,
+        device: OwnedFd,
+        devices: Vec<LazyDevice>,
+    ) -> Result<()> {
+        let files = Arc::new(DeviceFiles::new(devices));
+        let session = self.session(Arc::clone(&files) as _, &serve, device)?;
+        files.set_page_cache(server::page_cache(&session)?);
+        let served = Arc::clone(&session);
+        let thread = std::thread::Builder::new()
+            .name(String::from("files"))
+            .spawn(move || served.run())
+            .map_err(|error| Error::Io { doing: "start a thread", error })?;
+        let mounted = if let Some(mounted) = serve.mounted.take() {
+            mounted
+        } else {
+            say(self.socket, &ToKeeper::Serving(Serving::default()))?;
+            let ToWorker::Mounted(mounted) = next(self.socket)?.0 else {
+                return Err(Error::Answer);
+            };
+            mounted
+        };
+        let server = self.control(&serve, &mounted, session)?;
+        let ended = thread.join().map_err(|_| Error::Answer)?;
+        drop(server);
+        Ok(ended.map(|_| ())?)
+    }
+
+    fn session(
+        &self,
+        fs: Arc<dyn ReadOnlyFs>,
+        serve: &Serve,
+        device: OwnedFd,
+    ) -> Result<Arc<Session>> {
+        let mut config = self.plan.options()?.session(&self.plan.files().image.to_string_lossy());
+        config.transport = Transport::Device;
+        let session = Session::from_fd(fs, device, serve.negotiated(), config)?;
+        if serve.takeovers > 0 {
+            session.resend()?;
+        }
+        Ok(Arc::new(session))
+    }
+
+    /// Lets itself be controlled, tells the keeper so, and watches it.
+    fn control(self, serve: &Serve, mounted: &Mounted, session: Arc<Session>) -> Result<Server> {
+        let place = Place {
+            device: Some(mounted.device),
+            target: PathBuf::from(&mounted.target),
+            source: self.plan.files().image,
+            blobs: self.blobs,
+            takeovers: Some(serve.takeovers),
+            started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
+            by_kernel: serve.front == Front::Files,
+        };
+        let server = Server::of_session(&self.plan.options()?, self.fs, session, place)?;
+        let (metrics, notes) = (server.metrics(), server.notes().to_vec());
+        say(self.socket, &ToKeeper::Serving(Serving { metrics, notes }))?;
+        watch_keeper(self.socket, mounted)?;
+        Ok(server)
+    }
 }
 
 fn next(socket: &OwnedFd) -> Result<(ToWorker, Vec<OwnedFd>)> {
@@ -75,38 +158,12 @@ fn next(socket: &OwnedFd) -> Result<(ToWorker, Vec<OwnedFd>)> {
     received.ok_or(Error::Answer)
 }
 
-fn start(
-    plan: &Plan,
-    serve: &Serve,
-    fs: Arc<ErofsFs>,
-    blobs: Vec<Blob>,
-    device: OwnedFd,
-) -> Result<Server> {
-    let options = plan.options()?;
-    let files = plan.files();
-    let mut config = options.session(&files.image.to_string_lossy());
-    config.transport = Transport::Device;
-    let session = Session::from_fd(Arc::clone(&fs) as _, device, serve.negotiated(), config)?;
-    if serve.takeovers > 0 {
-        session.resend()?;
-    }
-    let place = Place {
-        device: Some(serve.device),
-        target: PathBuf::from(&serve.target),
-        source: files.image,
-        blobs,
-        takeovers: Some(serve.takeovers),
-        started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
-    };
-    Server::of_session(&options, fs, Arc::new(session), place)
-}
-
 /// Ends the mount and this process when the keeper does.
-fn watch_keeper(socket: &OwnedFd, serve: &Serve) -> Result<()> {
+fn watch_keeper(socket: &OwnedFd, mounted: &Mounted) -> Result<()> {
     let fail = |error| Error::Io { doing: "watch the keeper", error };
     let socket = socket.try_clone().map_err(fail)?;
-    let how = if serve.by_helper { MountHow::Helper } else { MountHow::Direct };
-    let unmounter = Unmounter::existing(PathBuf::from(&serve.target), serve.device, how);
+    let how = if mounted.by_helper { MountHow::Helper } else { MountHow::Direct };
+    let unmounter = Unmounter::existing(PathBuf::from(&mounted.target), mounted.device, how);
     let thread = std::thread::Builder::new().name(String::from("keeper-watch"));
     let watch = move || {
         // It says nothing more as long as it lives.

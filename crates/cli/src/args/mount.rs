@@ -3,7 +3,7 @@
 
 use super::look::ImageArgs;
 use crate::size;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -66,6 +66,12 @@ pub(crate) struct MountArgs {
     /// By FUSE, even if the kernel could
     #[arg(long)]
     pub(crate) fuse: bool,
+
+    /// The way to mount. Of images on this machine: `kernel` (as --kernel) or `fuse` (as --fuse). Of
+    /// images that are read on demand: `fuse` shows the tree; `fuse-file` shows the kernel the image's
+    /// bytes, and the kernel mounts it. `auto` takes the kernel where it can, and says what it took
+    #[arg(long, value_name = "METHOD", default_value = "auto", conflicts_with_all = ["kernel", "fuse"])]
+    pub(crate) method: Method,
 
     /// Serve FUSE in the foreground
     #[arg(short, long)]
@@ -142,6 +148,15 @@ pub(crate) struct MountArgs {
     /// Do not say what was chosen
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// Ways to mount.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Method {
+    Auto,
+    Kernel,
+    Fuse,
+    FuseFile,
 }
 
 /// `9100`, `127.0.0.1:9100`, `[::]:9100`.

@@ -20,6 +20,7 @@ pub(crate) fn run(args: &CtlArgs) -> anyhow::Result<u8> {
     match control(&args.mount)? {
         Control::Fuse(client) => ask(&client, &args.command)?,
         Control::Kernel(mount) => by_kernel(&mount, &args.command)?,
+        Control::Both(client, mount) => by_both(&client, &mount, &args.command)?,
     }
     Ok(0)
 }
@@ -37,14 +38,7 @@ fn ask(client: &Client, command: &CtlCommand) -> anyhow::Result<()> {
     match command {
         CtlCommand::Stats { json: true } => json::write(&mut out, &client.stats()?)?,
         CtlCommand::Stats { json: false } => show_stats(&mut out, &client.stats()?)?,
-        CtlCommand::Get { json } => {
-            let value = client.ask(&Command::Get)?;
-            let text =
-                |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let pairs = value.as_object().into_iter().flatten();
-            let pairs: Vec<_> = pairs.map(|(name, value)| (name.clone(), text(value))).collect();
-            show_settings(&mut out, &pairs, *json)?;
-        }
+        CtlCommand::Get { json } => show_settings(&mut out, &settings(client)?, *json)?,
         CtlCommand::Set { settings } => {
             client.ask(&Command::Set(changes(settings)))?;
         }
@@ -74,6 +68,32 @@ fn ask(client: &Client, command: &CtlCommand) -> anyhow::Result<()> {
         }
     }
     Ok(out.flush()?)
+}
+
+fn settings(client: &Client) -> anyhow::Result<Vec<(String, String)>> {
+    let value = client.ask(&Command::Get)?;
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let pairs = value.as_object().into_iter().flatten();
+    Ok(pairs.map(|(name, value)| (name.clone(), text(value))).collect())
+}
+
+/// For a mount by the kernel whose bytes come from our server: each is asked for what it has.
+fn by_both(client: &Client, mount: &KernelMount, command: &CtlCommand) -> anyhow::Result<()> {
+    match command {
+        CtlCommand::Get { json } => {
+            let mut out = Out::new();
+            let mut pairs = mount.settings();
+            pairs.append(&mut settings(client)?);
+            show_settings(&mut out, &pairs, *json)?;
+            Ok(out.flush()?)
+        }
+        CtlCommand::Set { .. } | CtlCommand::DropCaches { .. } | CtlCommand::Inject { .. } => {
+            by_kernel(mount, command)
+        }
+        CtlCommand::Stats { .. } | CtlCommand::Prefetch { .. } | CtlCommand::Metrics => {
+            ask(client, command)
+        }
+    }
 }
 
 fn by_kernel(mount: &KernelMount, command: &CtlCommand) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mount` and `umount`.
 
-use crate::args::{MountArgs, UmountArgs};
+use crate::args::{Method, MountArgs, UmountArgs};
 use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
@@ -110,10 +110,11 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
-    let method = match (args.kernel, args.fuse) {
-        (true, _) => MountMethod::Kernel,
-        (_, true) => MountMethod::Fuse,
-        _ => MountMethod::Auto,
+    let method = match (args.kernel, args.fuse, args.method) {
+        (true, _, _) | (_, _, Method::Kernel) => MountMethod::Kernel,
+        (_, true, _) | (_, _, Method::Fuse) => MountMethod::Fuse,
+        (_, _, Method::Auto) => MountMethod::Auto,
+        (_, _, Method::FuseFile) => MountMethod::FuseFile,
     };
     let spec = MountSpec { files, target, method, options, lazy };
     let running = Running {

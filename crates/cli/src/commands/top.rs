@@ -20,7 +20,7 @@ const BAR: usize = 30;
 
 pub(crate) fn run(args: &TopArgs) -> anyhow::Result<u8> {
     let client = match control(&args.mount)? {
-        Control::Fuse(client) => client,
+        Control::Fuse(client) | Control::Both(client, _) => client,
         Control::Kernel(mount) => return Err(mount.lacks("top").into()),
     };
     let title = args.mount.display().to_string();

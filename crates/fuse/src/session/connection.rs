@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ferrofs_linux::UnmountFlags;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::config::{SessionConfig, SessionError};
 use super::handshake::{self, Host, Negotiated};
@@ -26,11 +27,35 @@ use crate::mount::{self, MountHow, Unmounter};
 pub struct Connection {
     device: Option<OwnedFd>,
     negotiated: Negotiated,
-    unmounter: Unmounter,
+    /// None for a mount that is nowhere.
+    unmounter: Option<Unmounter>,
     how: MountHow,
 }
 
 impl Connection {
+    /// Mounts, but nowhere, and agrees with the kernel on the protocol: for files that the system
+    /// itself is to use and no user to see. Gives the root, to open them by; the mount is gone when
+    /// that and all of them are closed. Needs root.
+    pub fn detached(config: &SessionConfig) -> Result<(Self, OwnedFd), SessionError> {
+        config.check()?;
+        if config.clone_fd {
+            return Err(SessionError::Config("clone_fd"));
+        }
+        let (made, root) = mount::mount_detached(config)?;
+        let negotiated = handshake::perform(&made.device, config, &Host::read())?;
+        // What the kernel knows of the root already: nobody serves it yet.
+        let stat = rustix::fs::statx(
+            &root,
+            "",
+            AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+            StatxFlags::empty(),
+        );
+        let number = stat.ok().map(|stat| (stat.stx_dev_major, stat.stx_dev_minor));
+        let max_readahead = raise_readahead(number, config, negotiated.max_readahead);
+        let negotiated = Negotiated { max_readahead, ..negotiated };
+        Ok((Self { device: Some(made.device), negotiated, unmounter: None, how: made.how }, root))
+    }
+
     /// Mounts on the directory `target` and agrees with the kernel on the protocol. Who asks
     /// there waits until somebody serves.
     pub fn mount(target: &Path, config: &SessionConfig) -> Result<Self, SessionError> {
@@ -44,9 +69,11 @@ impl Connection {
         let unmounter = Unmounter::new(target, made.how);
         match handshake::perform(&made.device, config, &Host::read()) {
             Ok(negotiated) => {
-                let max_readahead = raise_readahead(&unmounter, config, negotiated.max_readahead);
+                let max_readahead =
+                    raise_readahead(unmounter.device(), config, negotiated.max_readahead);
                 let negotiated = Negotiated { max_readahead, ..negotiated };
-                Ok(Self { device: Some(made.device), negotiated, unmounter, how: made.how })
+                let (device, how) = (Some(made.device), made.how);
+                Ok(Self { device, negotiated, unmounter: Some(unmounter), how })
             }
             Err(error) => {
                 // The reason counts, not how the cleaning up went.
@@ -72,9 +99,9 @@ impl Connection {
         self.how
     }
 
-    /// A handle that unmounts.
-    pub fn unmounter(&self) -> &Unmounter {
-        &self.unmounter
+    /// A handle that unmounts. None for a mount that is nowhere.
+    pub fn unmounter(&self) -> Option<&Unmounter> {
+        self.unmounter.as_ref()
     }
 
     /// Closes this process' descriptor and leaves the mount where it is. If no other process has
@@ -86,11 +113,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.device.is_none() {
-            return;
-        }
+        let (Some(unmounter), Some(_)) = (&self.unmounter, &self.device) else { return };
         // Lazy: nobody may answer any more, so nothing may wait for us.
-        if let Err(error) = self.unmounter.unmount(UnmountFlags { lazy: true, force: false }) {
+        if let Err(error) = unmounter.unmount(UnmountFlags { lazy: true, force: false }) {
             tracing::warn!(%error, "the mount stays");
         }
     }

@@ -156,7 +156,7 @@ fn reads_survive_servers_that_are_killed() {
     assert_eq!(bytes.len() as u64, FILE_SIZE);
     assert!(bytes.iter().zip(0..).all(|(byte, at)| *byte == byte_at(at)));
     drop(file);
-    kept.connection.unmounter().unmount(UnmountFlags::default()).unwrap();
+    kept.connection.unmounter().unwrap().unmount(UnmountFlags::default()).unwrap();
     within_limit("the server's end", move || {
         let mut server = server;
         assert!(server.child.wait().unwrap().success());
@@ -180,5 +180,5 @@ fn without_any_server_left_readers_get_errors() {
     }
     File::open(kept.target.join("gated")).unwrap_err();
     let flags = UnmountFlags { lazy: true, force: false };
-    kept.connection.unmounter().unmount(flags).unwrap();
+    kept.connection.unmounter().unwrap().unmount(flags).unwrap();
 }

@@ -25,13 +25,21 @@ pub enum Control {
     Fuse(Client),
     /// By the kernel.
     Kernel(KernelMount),
+    /// By the kernel, which gets the image's bytes from a process of ours.
+    Both(Client, KernelMount),
 }
 
 /// Finds the mount that `path` is in, whoever serves it.
 pub fn control(path: &Path) -> Result<Control> {
     let place = Place::find(path)?;
     if place.is_kernel() {
-        return Ok(Control::Kernel(KernelMount::new(place)));
+        // What a dead server left there says nothing.
+        let server = Client::find(&place).ok().filter(|client| connect(&client.socket).is_ok());
+        let mount = KernelMount::new(place);
+        return Ok(match server {
+            Some(client) => Control::Both(client, mount),
+            None => Control::Kernel(mount),
+        });
     }
     if !place.is_fuse() {
         let fs_type = place.entry.fs_type;
@@ -58,7 +66,7 @@ pub fn remount(target: &Path, options: &MountOptions) -> Result<()> {
             }
             client.ask(&Command::Set(changes)).map(|_| ())
         }
-        Control::Kernel(mount) => mount.change(&changes, &options.kernel),
+        Control::Kernel(mount) | Control::Both(_, mount) => mount.change(&changes, &options.kernel),
     }
 }
 
@@ -67,7 +75,7 @@ impl Control {
     fn mount_options(&self) -> &str {
         match self {
             Self::Fuse(client) => &client.mount_options,
-            Self::Kernel(mount) => mount.mount_options(),
+            Self::Kernel(mount) | Self::Both(_, mount) => mount.mount_options(),
         }
     }
 }
@@ -86,7 +94,8 @@ impl Client {
     fn find(place: &Place) -> Result<Self> {
         let fail = |error| Error::NoServer { path: place.path.clone(), error };
         let me = rustix::process::geteuid().as_raw();
-        let owner = place.owner().unwrap_or(me);
+        // Only root can have the kernel mount EROFS.
+        let owner = if place.is_kernel() { 0 } else { place.owner().unwrap_or(me) };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for socket in candidates(place.entry.device, owner) {
             match socket.symlink_metadata() {

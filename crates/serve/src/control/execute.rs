@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) takeovers: Option<u64>,
     /// Where the image's bytes come from, if not from files.
     pub(crate) blobs: Vec<Blob>,
+    /// The kernel reads the image; the engine only looks for what commands name.
+    pub(crate) by_kernel: bool,
     /// Limit of the caches as set; under memory pressure the one in force is lower.
     pub(crate) cache_bytes: AtomicU64,
     /// Further facts for `get`.
@@ -75,7 +77,13 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
         return Err(Refusal(text));
     }
     let engine = shared.fs.engine();
-    match serde_json::from_value(request.command).map_err(refuse)? {
+    let command = serde_json::from_value(request.command).map_err(refuse)?;
+    if shared.by_kernel
+        && matches!(command, Command::Set(_) | Command::DropCaches(_) | Command::Inject(_))
+    {
+        return Err(Refusal(String::from("the kernel reads this image, not the server asked")));
+    }
+    match command {
         Command::Stats => {
             let mut snapshot =
                 Snapshot::new(&engine.stats(), &shared.session.stats(), shared.started.elapsed());
@@ -123,12 +131,14 @@ fn get(shared: &Shared) -> Value {
     let config = shared.fs.engine().config();
     let limit = shared.cache_bytes.load(Ordering::Relaxed);
     let mut found = Map::new();
-    for (name, value) in show(&config) {
-        found.insert(name.to_owned(), value.into());
-    }
-    found.insert(String::from("cache"), limit.to_string().into());
-    if config.cache_bytes != limit {
-        found.insert(String::from("cache_in_force"), config.cache_bytes.to_string().into());
+    if !shared.by_kernel {
+        for (name, value) in show(&config) {
+            found.insert(name.to_owned(), value.into());
+        }
+        found.insert(String::from("cache"), limit.to_string().into());
+        if config.cache_bytes != limit {
+            found.insert(String::from("cache_in_force"), config.cache_bytes.to_string().into());
+        }
     }
     found.insert(String::from("image"), shared.image.to_string_lossy().into());
     found.insert(String::from("mount"), shared.target.to_string_lossy().into());
