@@ -16,6 +16,7 @@ mod flight;
 mod limit;
 mod log;
 mod map;
+mod open;
 mod origin;
 mod prefetch;
 pub mod source;
@@ -31,6 +32,7 @@ pub use cache::{
 };
 pub use error::{FetchError, FetchErrorKind, StoreError};
 pub use limit::{LimitConfig, Limits, Permit};
+pub use open::{FoundBlob, FoundImage, ImagePlace, Opener};
 pub use origin::{
     Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,
     Served, SourceStats, SystemClock,

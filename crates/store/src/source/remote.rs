@@ -165,7 +165,16 @@ enum Place {
 
 /// Finds the image. Asks a registry for its manifest; of other places nothing is asked.
 pub fn resolve(location: &Location, options: &RemoteOptions) -> Result<RemoteImage, FetchError> {
-    let client = Client::new(options.client.clone())?;
+    resolve_with(&Client::new(options.client.clone())?, location, options)
+}
+
+/// As [`resolve`], with a client that others use as well, instead of the options'.
+pub fn resolve_with(
+    client: &Client,
+    location: &Location,
+    options: &RemoteOptions,
+) -> Result<RemoteImage, FetchError> {
+    let client = client.clone();
     let place = match location {
         Location::Http(url, login) => {
             let mut http = options.http.clone();

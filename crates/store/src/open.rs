@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From what a user names to an open blob: place, mirrors, digest table, cache and limits together.
+//!
+//! It refuses to know what is in blobs. Invariant: nothing is opened without a digest table unless
+//! the place says that this is allowed.
+
+use crate::source::remote::{Location, RemoteBlob, RemoteImage, RemoteOptions, resolve_with};
+use crate::{
+    Blob, BlobSpec, Cache, Demand, FetchError, FetchErrorKind, Limits, Origin, OriginConfig, Pin,
+    Policy, RangeSource, StoreError, SystemClock, TableSpec,
+};
+use ferrofs_oci::http::{Client, ClientOptions};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where an image is, and how it is believed.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..ImagePlace::new(location)`")]
+pub struct ImagePlace {
+    /// The image.
+    pub location: Location,
+    /// The pin of its digest table, if the user has one.
+    pub pin: Option<Pin>,
+    /// Where that table is, if not beside the image.
+    pub digests: Option<Location>,
+    /// Other places of the image, asked first.
+    pub mirrors: Vec<Location>,
+    /// Blobs without a digest table are read all the same; registries without encryption, too.
+    pub insecure: bool,
+}
+
+impl ImagePlace {
+    /// An image that is verified by what its manifest says.
+    pub const fn new(location: Location) -> Self {
+        Self { location, pin: None, digests: None, mirrors: Vec::new(), insecure: false }
+    }
+}
+
+/// An image that was found: nothing of it was read yet.
+#[derive(Clone, Debug)]
+pub struct FoundImage {
+    image: RemoteImage,
+    mirrors: Vec<RemoteImage>,
+    pin: Option<Pin>,
+    table: Option<Arc<dyn RangeSource>>,
+    insecure: bool,
+}
+
+/// A blob of an image that was found: nothing of it was read yet.
+#[derive(Clone, Debug)]
+pub struct FoundBlob {
+    remote: RemoteBlob,
+    mirrors: Vec<Arc<dyn RangeSource>>,
+    pin: Option<Pin>,
+    table: Option<Arc<dyn RangeSource>>,
+    insecure: bool,
+}
+
+/// Opens blobs of images into one cache, within common limits. Used by many threads at once.
+#[derive(Debug)]
+pub struct Opener {
+    cache: Cache,
+    limits: Arc<Limits>,
+    client: Client,
+}
+
+impl Opener {
+    /// Fails if the environment names a proxy that makes no sense.
+    pub fn new(cache: Cache, limits: Arc<Limits>) -> Result<Self, FetchError> {
+        let client = Client::new(ClientOptions::default())?;
+        Ok(Self { cache, limits, client })
+    }
+
+    /// The cache.
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Finds an image within `patience`. Registries are asked for its manifest; of other places
+    /// nothing is asked.
+    pub fn find(&self, place: &ImagePlace, patience: Duration) -> Result<FoundImage, FetchError> {
+        let options = RemoteOptions {
+            insecure: place.insecure,
+            deadline: Instant::now().checked_add(patience),
+            ..RemoteOptions::default()
+        };
+        let find = |location: &Location| resolve_with(&self.client, location, &options);
+        Ok(FoundImage {
+            image: find(&place.location)?,
+            mirrors: place.mirrors.iter().map(find).collect::<Result<_, _>>()?,
+            pin: place.pin,
+            table: match &place.digests {
+                Some(location) => Some(find(location)?.primary.source),
+                None => None,
+            },
+            insecure: place.insecure,
+        })
+    }
+
+    /// Opens a blob in the cache. Asks the origin for its size, or fetches the head of its table,
+    /// only if nothing else tells.
+    pub fn open(
+        &self,
+        found: &FoundBlob,
+        policy: Policy,
+        demand: &Demand,
+    ) -> Result<Blob, StoreError> {
+        let source = Arc::clone(&found.remote.source);
+        let (config, limits) = (OriginConfig::default(), Arc::clone(&self.limits));
+        let clock = Arc::new(SystemClock);
+        let origin = Origin::with(found.mirrors.clone(), source, config, limits, clock);
+        let table = match (found.pin, &found.table) {
+            (Some(pin), Some(source)) => TableSpec::Pinned { pin, source: Arc::clone(source) },
+            _ if found.insecure => TableSpec::Insecure,
+            _ => TableSpec::Missing,
+        };
+        let size = found.remote.size;
+        self.cache.blob_within(BlobSpec { size, table, policy, ..BlobSpec::new(origin) }, demand)
+    }
+}
+
+impl FoundImage {
+    /// The image itself.
+    pub fn primary(&self) -> Result<FoundBlob, FetchError> {
+        let mirrors = self.mirrors.iter().map(|mirror| Arc::clone(&mirror.primary.source));
+        let remote = self.image.primary.clone();
+        self.found(remote, mirrors.collect(), self.pin, self.table.clone())
+    }
+
+    /// A data blob, by the tag that the image's device table gives it. Its pin is that of the
+    /// manifest, if there is one.
+    pub fn blob(&self, tag: &str) -> Result<FoundBlob, FetchError> {
+        let remote = self.image.blob(tag)?;
+        // A mirror may have the image alone.
+        let mirrors = self.mirrors.iter().filter_map(|mirror| mirror.blob(tag).ok());
+        self.found(remote, mirrors.map(|other| other.source).collect(), None, None)
+    }
+
+    fn found(
+        &self,
+        remote: RemoteBlob,
+        mirrors: Vec<Arc<dyn RangeSource>>,
+        pin: Option<Pin>,
+        table: Option<Arc<dyn RangeSource>>,
+    ) -> Result<FoundBlob, FetchError> {
+        let told = remote.table.as_ref();
+        let pin = match (pin, told.and_then(|table| table.pin.as_deref())) {
+            (None, Some(text)) => Some(text.parse().map_err(|_| {
+                let what = format!("the manifest says `{text}` for the pin of a digest table");
+                FetchError::new(FetchErrorKind::Protocol, what)
+            })?),
+            (pin, _) => pin,
+        };
+        let table = table.or_else(|| told.map(|table| Arc::clone(&table.source)));
+        Ok(FoundBlob { remote, mirrors, pin, table, insecure: self.insecure })
+    }
+}
