@@ -14,6 +14,7 @@ mod emulator;
 mod message;
 mod provider;
 mod socket;
+mod stored;
 
 pub use command::{COMMAND_MAX, Command, CommandError, Limit};
 pub use daemon::{
@@ -30,3 +31,4 @@ pub use message::{
 };
 pub use provider::{BlobProvider, DirectoryBlobs, ProvidedBlob, ProviderError, SourceBlobs};
 pub use socket::{CacheSocket, Peers};
+pub use stored::{KeyedImage, StoredBlobs};

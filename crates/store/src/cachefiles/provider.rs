@@ -3,6 +3,7 @@
 //!
 //! Names of blobs come from images, which nobody trusts: no name leads out of its place.
 
+use super::KEY_MAX;
 use crate::{Demand, FetchError, FetchErrorKind, Origin, Sink, SinkStop};
 use rustix::io::Errno;
 use std::fmt;
@@ -82,7 +83,7 @@ pub(super) fn plain_name(cookie: &[u8]) -> Result<&str, ProviderError> {
     // Images made elsewhere may end their names with the NUL of their field.
     let name = name.trim_end_matches('\0');
     let good = |c: char| !c.is_control() && !"/\\?#%".contains(c);
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
+    if name.is_empty() || name.len() > KEY_MAX || name.starts_with('.') || !name.chars().all(good) {
         return Err(bad());
     }
     Ok(name)
