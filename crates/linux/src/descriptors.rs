@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Descriptors sent over Unix sockets.
+//! Descriptors sent over Unix sockets, and how many a process may have.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -30,10 +30,29 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     Ok(rustix::io::retry_on_intr(send)?)
 }
 
+/// Lets this process have as many descriptors as its hard limit allows; how many those are.
+pub fn raise_limit() -> io::Result<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit)?;
+    }
+    Ok(limit.current.unwrap_or(u64::MAX))
+}
+
 /// Receives bytes into `buf` and the descriptors that came with them, all closed on exec. Zero
-/// bytes: the other side has closed. A message with more descriptors than [`DESCRIPTORS_MAX`] is
-/// an error.
+/// bytes: the other side has closed. A message with more descriptors than [`DESCRIPTORS_MAX`], or
+/// than this process may have, is an error.
 pub fn receive(socket: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    match receive_some(socket, buf)? {
+        (len, fds, true) => Ok((len, fds)),
+        (_, _, false) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// As [`receive`]; whether all descriptors have come, too.
+pub fn receive_some(socket: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
@@ -51,10 +70,7 @@ pub fn receive(socket: impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Vec<Owne
             fds.extend(rights);
         }
     }
-    if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok((message.bytes, fds))
+    Ok((message.bytes, fds, !message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{BlobProvider, Body, Command, Form, Message, Open, Read};
 use crate::{Cancel, Deadline, Demand};
 use buffer::Buffer;
 use object::Held;
+use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -227,6 +228,12 @@ impl Daemon {
                     warn!(%error, "a message is refused");
                     continue;
                 }
+                // The kernel has told the opener. Others that close theirs make room.
+                Err(error) if is_scarce(&error) => {
+                    warn!(%error, "no more descriptors can be had; raise the limit (ulimit -n)");
+                    thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
@@ -251,7 +258,7 @@ impl Daemon {
             Body::Open(open) => {
                 let Some(file) = file else {
                     warn!(id, "an OPEN came without a usable descriptor");
-                    self.answer_open(id, -i64::from(rustix::io::Errno::BADF.raw_os_error()));
+                    self.answer_open(id, -i64::from(Errno::MFILE.raw_os_error()));
                     return;
                 };
                 // The original form knows its objects by their descriptors' numbers.
@@ -388,4 +395,8 @@ impl Daemon {
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | UnexpectedEof)
+}
+
+fn is_scarce(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

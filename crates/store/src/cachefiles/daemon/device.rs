@@ -138,7 +138,12 @@ impl SocketDevice {
         let malformed = || io::Error::new(io::ErrorKind::InvalidData, "an answer of no known kind");
         loop {
             let mut buf = [0; PACKET_MAX];
-            let (len, fds) = descriptors::receive(&self.socket, &mut buf)?;
+            let (len, mut fds, all) = descriptors::receive_some(&self.socket, &mut buf)?;
+            if !all {
+                // We have too many open. The answer counts, so that its opener is told.
+                tracing::warn!("no more descriptors can be had; raise the limit (ulimit -n)");
+                fds.clear();
+            }
             if len == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
