@@ -7,10 +7,10 @@
 
 use crate::{Error, Patience, Result};
 use ferrofs_image::{Image, OpenOptions, ReadAt};
-use ferrofs_store::source::remote::{Location, RemoteBlob, RemoteImage, RemoteOptions, resolve};
+use ferrofs_store::source::remote::Location;
 use ferrofs_store::{
-    Blob, BlobSpec, BlobStats, Cache, CacheConfig, Deadline, Demand, LimitConfig, Limits, Origin,
-    OriginConfig, Pin, Priority, RangeSource, StoreError, SystemClock, TableSpec,
+    Blob, BlobStats, Cache, CacheConfig, Deadline, Demand, FoundBlob, FoundImage, ImagePlace,
+    LimitConfig, Limits, Opener, Pin, Policy, StoreError,
 };
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
@@ -117,94 +117,58 @@ impl LazySpec {
 
     /// Finds the image and opens it; no more of it is fetched than that takes.
     pub(crate) fn open(&self, patience: Patience) -> Result<LazyImage> {
-        let options = RemoteOptions {
-            insecure: self.insecure,
-            deadline: Instant::now().checked_add(OPEN_TIME),
-            ..RemoteOptions::default()
-        };
-        let find = |text: &str| resolve(&Location::parse(text)?, &options);
-        let remote = find(&self.location)?;
-        let mut mirrors = Vec::new();
-        for mirror in &self.mirrors {
-            mirrors.push(find(mirror)?);
-        }
-        let table = match &self.digests {
-            Some(location) => Some(find(location)?.primary.source),
-            None => None,
-        };
         let folder = self.cache_folder();
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent)
                 .map_err(|error| Error::Open { path: parent.to_owned(), error })?;
         }
         let config = CacheConfig { bytes_max: self.cache_bytes, ..CacheConfig::new(folder) };
-        let opener = Opener {
-            spec: self,
-            cache: Cache::open(config)?,
-            limits: Arc::new(Limits::new(LimitConfig {
-                bytes_per_second: self.bandwidth,
-                ..LimitConfig::default()
-            })),
-            demand: Demand {
-                deadline: match patience {
-                    Patience::Hard => Deadline::Hard,
-                    Patience::Soft(time) => Deadline::Soft(time),
-                },
-                priority: Priority::Demand,
-                cancel: None,
-            },
+        let limits = LimitConfig { bytes_per_second: self.bandwidth, ..LimitConfig::default() };
+        let opener = Opener::new(Cache::open(config)?, Arc::new(Limits::new(limits)))?;
+        let found = opener.find(&self.place()?, OPEN_TIME)?;
+        let deadline = match patience {
+            Patience::Hard => Deadline::Hard,
+            Patience::Soft(time) => Deadline::Soft(time),
         };
-        let others = mirrors.iter().map(|mirror| Arc::clone(&mirror.primary.source)).collect();
-        let primary = opener.blob(&remote.primary, others, self.pin.as_deref(), table)?;
-        opener.image(&remote, &mirrors, primary)
+        let demand = Demand { deadline, ..Demand::default() };
+        Opening { spec: self, opener, found, demand }.image()
+    }
+
+    fn place(&self) -> Result<ImagePlace> {
+        let pin = self
+            .pin
+            .as_ref()
+            .map(|text| text.parse::<Pin>().map_err(|_| Error::Pin { text: text.to_owned() }));
+        let mirrors = self.mirrors.iter().map(|text| Location::parse(text));
+        Ok(ImagePlace {
+            pin: pin.transpose()?,
+            digests: self.digests.as_deref().map(Location::parse).transpose()?,
+            mirrors: mirrors.collect::<std::result::Result<_, _>>()?,
+            insecure: self.insecure,
+            ..ImagePlace::new(Location::parse(&self.location)?)
+        })
     }
 }
 
-/// What all blobs of an image are opened with.
-struct Opener<'a> {
+/// An image whose blobs are opened one after the other.
+struct Opening<'a> {
     spec: &'a LazySpec,
-    cache: Cache,
-    limits: Arc<Limits>,
+    opener: Opener,
+    found: FoundImage,
     demand: Demand,
 }
 
-impl Opener<'_> {
-    fn blob(
-        &self,
-        remote: &RemoteBlob,
-        mirrors: Vec<Arc<dyn RangeSource>>,
-        pin: Option<&str>,
-        table: Option<Arc<dyn RangeSource>>,
-    ) -> Result<Blob> {
-        let source = Arc::clone(&remote.source);
-        let (config, limits) = (OriginConfig::default(), Arc::clone(&self.limits));
-        let origin = Origin::with(mirrors, source, config, limits, Arc::new(SystemClock));
-        let mut spec = BlobSpec { size: remote.size, ..BlobSpec::new(origin) };
-        let found = remote.table.as_ref();
-        let pin = pin.or_else(|| found?.pin.as_deref());
-        let table = table.or_else(|| Some(Arc::clone(&found?.source)));
-        spec.table = match (pin, table) {
-            (Some(pin), Some(source)) => {
-                let pin: Pin = pin.parse().map_err(|_| Error::Pin { text: pin.to_owned() })?;
-                TableSpec::Pinned { pin, source }
-            }
-            _ if self.spec.insecure => TableSpec::Insecure,
-            _ => TableSpec::Missing,
-        };
-        let patience = Demand::soft(OPEN_TIME);
-        Ok(self.cache.blob_within(spec, &patience)?)
+impl Opening<'_> {
+    fn blob(&self, found: &FoundBlob) -> Result<Blob> {
+        Ok(self.opener.open(found, Policy::default(), &Demand::soft(OPEN_TIME))?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {
         LazyDevice { blob: blob.clone(), demand: self.demand.clone() }
     }
 
-    fn image(
-        &self,
-        remote: &RemoteImage,
-        mirrors: &[RemoteImage],
-        primary: Blob,
-    ) -> Result<LazyImage> {
+    fn image(&self) -> Result<LazyImage> {
+        let primary = self.blob(&self.found.primary()?)?;
         let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
         let patience = Demand::soft(OPEN_TIME);
         primary.ensure(0..HEAD_LEN.min(primary.size()), &patience)?;
@@ -217,10 +181,7 @@ impl Opener<'_> {
         let mut options = OpenOptions::new();
         for slot in slots {
             let tag = String::from_utf8_lossy(slot.label()).into_owned();
-            let found = remote.blob(&tag)?;
-            // A mirror may have the image alone.
-            let others = mirrors.iter().filter_map(|mirror| mirror.blob(&tag).ok());
-            let blob = self.blob(&found, others.map(|other| other.source).collect(), None, None)?;
+            let blob = self.blob(&self.found.blob(&tag)?)?;
             options = options.device(self.device(&blob));
             blobs.push(blob);
         }
