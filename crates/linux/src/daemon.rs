@@ -37,12 +37,18 @@ impl Readiness {
     }
 
     /// Lets go of the terminal and the working directory and lets the parent end with status 0.
-    pub fn ready(mut self) -> io::Result<()> {
+    pub fn ready(self) -> io::Result<()> {
+        self.ready_with(None)
+    }
+
+    /// As [`Readiness::ready`]; what is written to the standard error from now on goes to `log`, if
+    /// there is one.
+    pub fn ready_with(mut self, log: Option<&File>) -> io::Result<()> {
         let Some(mut pipe) = self.pipe.take() else { return Ok(()) };
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
+        rustix::stdio::dup2_stderr(log.unwrap_or(&null))?;
         rustix::process::chdir("/")?;
         pipe.write_all(&[0])
     }

@@ -21,4 +21,4 @@ pub use message::{
     Change, Command, HistogramJson, ImagePath, InjectFault, Prefetched, Snapshot, VERSION,
 };
 pub(crate) use message::{LINE_MAX, latencies};
-pub(crate) use socket::{Listener, SocketFile, peer_uid};
+pub(crate) use socket::{Listener, SocketFile, folder_of_root, peer_uid};

@@ -9,7 +9,7 @@
 mod held;
 
 use crate::handover::{Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
-use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result};
+use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result, WorkerLog};
 use ferrofs_fuse::{Connection, SessionConfig, Transport};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::signals::{Signal, Signals};
@@ -54,6 +54,7 @@ pub enum Patience {
 #[derive(Debug)]
 pub struct Keeper {
     plan: Plan,
+    log: WorkerLog,
     chosen: Chosen,
     held: Held,
     patience: Patience,
@@ -81,10 +82,11 @@ struct Worker {
 
 impl Worker {
     /// Starts another process of this program.
-    fn start(plan: &Plan) -> io::Result<Self> {
+    fn start(plan: &Plan, log: &WorkerLog) -> io::Result<Self> {
         let (socket, theirs) = ferrofs_linux::process::message_pair()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(WORKER_COMMAND).stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        command.stderr(log.stdio()?);
         // What the terminal sends to all is the keeper's to answer.
         command.process_group(0);
         let child = command.spawn()?;
@@ -118,7 +120,7 @@ impl Prepared {
     fn new(spec: &MountSpec) -> Result<Self> {
         let fail = |doing| move |error| Error::Io { doing, error };
         let plan = Plan::new(spec).map_err(fail("find the image"))?;
-        let worker = Worker::start(&plan).map_err(fail("start a worker"))?;
+        let worker = Worker::start(&plan, &spec.log).map_err(fail("start a worker"))?;
         match worker.hear().map_err(hear_failed)? {
             Some(ToKeeper::Prepared(opened)) => Ok(Self { plan, worker, opened }),
             Some(ToKeeper::Failed(message)) => Err(Error::Refused { message }),
@@ -259,6 +261,7 @@ impl Keeper {
     fn new(spec: &MountSpec, prepared: Prepared, chosen: Chosen, held: Held) -> Self {
         Self {
             plan: prepared.plan,
+            log: spec.log.clone(),
             chosen,
             held,
             patience: spec.options.fuse.patience.unwrap_or_default(),
@@ -509,7 +512,7 @@ impl Keeper {
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
             self.restarts = self.restarts.saturating_add(1);
-            match Worker::start(&self.plan) {
+            match Worker::start(&self.plan, &self.log) {
                 Ok(worker) => self.worker = Some(worker),
                 Err(error) => {
                     say(&format!("cannot start a worker: {error}"));

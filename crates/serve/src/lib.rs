@@ -38,7 +38,7 @@ pub use files::ImageFiles;
 pub use fs::ErofsFs;
 pub use keeper::{Keeper, Patience, WORKER_COMMAND};
 pub use lazy::LazySpec;
-pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, mount};
+pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, WorkerLog, mount};
 pub use node::{nid_of, node_of};
 pub use options::{FuseOptions, MountOptions};
 pub use server::Server;

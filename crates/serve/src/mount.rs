@@ -7,7 +7,11 @@ use crate::{Error, ImageFiles, LazySpec, MountOptions, Result, kernel};
 use ferrofs_image::Image;
 use ferrofs_linux::{MountError, MountHow, MountRequest, MountStep};
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
 
 /// Which ways of mounting are wanted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -88,6 +92,32 @@ pub struct MountSpec {
     pub options: MountOptions,
     /// Its bytes are somewhere else, and fetched when they are read: see [`Keeper::lazy`].
     pub lazy: Option<LazySpec>,
+    /// Where a keeper's workers say what goes wrong.
+    pub log: WorkerLog,
+}
+
+/// Where the worker processes of a keeper say what goes wrong.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_enums, reason = "the three things to do with a standard error")]
+pub enum WorkerLog {
+    /// On the keeper's own standard error.
+    #[default]
+    Inherit,
+    /// Nowhere. For processes in the background: whoever reads the standard error of the one that
+    /// was started would wait for the worker to end.
+    Discard,
+    /// At the end of this file.
+    File(Arc<File>),
+}
+
+impl WorkerLog {
+    pub(crate) fn stdio(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Inherit => Stdio::inherit(),
+            Self::Discard => Stdio::null(),
+            Self::File(file) => Stdio::from(file.try_clone()?),
+        })
+    }
 }
 
 /// How far [`mount`] came.

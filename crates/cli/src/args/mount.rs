@@ -145,6 +145,11 @@ pub(crate) struct MountArgs {
           value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub(crate) metrics_interval: u32,
 
+    /// Append what goes wrong while a server of ours is in the background to this file: why a read
+    /// failed, that a worker was replaced
+    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
+    pub(crate) log: Option<PathBuf>,
+
     /// Do not say what was chosen
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -6,15 +6,17 @@ use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{
-    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome,
+    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome, WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
+use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a server is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running<'a> {
     /// The name before messages.
     pub(crate) program: &'a str,
@@ -24,9 +26,29 @@ pub(crate) struct Running<'a> {
     pub(crate) quiet: bool,
     /// Tells everything that happens, if in the foreground.
     pub(crate) verbose: bool,
+    /// Where to tell it, if in the background.
+    pub(crate) log: Option<Arc<File>>,
 }
 
 impl Running<'_> {
+    /// Where workers of this process are to tell what goes wrong.
+    fn worker_log(&self) -> WorkerLog {
+        match &self.log {
+            _ if self.foreground => WorkerLog::Inherit,
+            Some(file) => WorkerLog::File(Arc::clone(file)),
+            None => WorkerLog::Discard,
+        }
+    }
+
+    /// Lets whoever waits go on.
+    fn ready(&self, waiting: Option<&mut Option<Readiness>>) -> anyhow::Result<()> {
+        if let Some(readiness) = waiting.and_then(Option::take) {
+            let told = readiness.ready_with(self.log.as_deref());
+            told.context("cannot tell the waiting process")?;
+        }
+        Ok(())
+    }
+
     fn tell(&self, chosen: &Chosen) {
         if !self.quiet {
             eprintln!("{}: {chosen}", self.program);
@@ -116,18 +138,27 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         (_, _, Method::Auto) => MountMethod::Auto,
         (_, _, Method::FuseFile) => MountMethod::FuseFile,
     };
-    let spec = MountSpec { files, target, method, options, lazy };
+    let log = match &args.log {
+        Some(path) => {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            Some(Arc::new(file.with_context(|| format!("cannot open {}", path.display()))?))
+        }
+        None => None,
+    };
+    let spec = MountSpec { files, target, method, options, lazy, ..MountSpec::default() };
     let running = Running {
         program: "ferrofs",
         foreground: args.foreground,
         quiet: args.quiet,
         verbose: false,
+        log,
     };
-    mount(spec, running)
+    mount(spec, &running)
 }
 
 /// Mounts, and serves if that is to be done by FUSE.
-pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8> {
+pub(crate) fn mount(mut spec: MountSpec, running: &Running<'_>) -> anyhow::Result<u8> {
+    spec.log = running.worker_log();
     if spec.options.remount {
         ferrofs_serve::remount(&spec.target, &spec.options)?;
         return Ok(0);
@@ -145,13 +176,13 @@ pub(crate) fn mount(spec: MountSpec, running: Running<'_>) -> anyhow::Result<u8>
 }
 
 /// Serves a mount until it is gone.
-fn serve(plan: Box<FusePlan>, running: Running<'_>) -> anyhow::Result<u8> {
+fn serve(plan: Box<FusePlan>, running: &Running<'_>) -> anyhow::Result<u8> {
     in_background(running, |waiting| start(plan, running, waiting))
 }
 
 /// Does what may take long in the background, if it is not to be in the foreground.
 fn in_background(
-    running: Running<'_>,
+    running: &Running<'_>,
     start: impl FnOnce(Option<&mut Option<Readiness>>) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
     if running.foreground {
@@ -176,10 +207,10 @@ fn in_background(
 
 fn start(
     plan: Box<FusePlan>,
-    running: Running<'_>,
+    running: &Running<'_>,
     waiting: Option<&mut Option<Readiness>>,
 ) -> anyhow::Result<u8> {
-    if running.foreground {
+    if running.foreground || running.log.is_some() {
         log(running.verbose);
     }
     if plan.wants_keeper() {
@@ -190,9 +221,7 @@ fn start(
         running.tell(chosen);
     }
     running.tell_more(server.metrics(), server.notes());
-    if let Some(readiness) = waiting.and_then(Option::take) {
-        readiness.ready().context("cannot tell the waiting process")?;
-    }
+    running.ready(waiting)?;
     let program = running.program.to_owned();
     server.run_until_signal(move |text| eprintln!("{program}: {text}"))?;
     Ok(0)
@@ -201,14 +230,12 @@ fn start(
 /// Keeps a mount that another process serves.
 fn keep(
     keeper: Keeper,
-    running: Running<'_>,
+    running: &Running<'_>,
     waiting: Option<&mut Option<Readiness>>,
 ) -> anyhow::Result<u8> {
     running.tell(keeper.chosen());
     running.tell_more(keeper.metrics(), keeper.notes());
-    if let Some(readiness) = waiting.and_then(Option::take) {
-        readiness.ready().context("cannot tell the waiting process")?;
-    }
+    running.ready(waiting)?;
     keeper.run_until_signal(&|text| eprintln!("{}: {text}", running.program))?;
     Ok(0)
 }

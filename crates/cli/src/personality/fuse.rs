@@ -51,7 +51,7 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     options.fuse.allow_other = Some(false);
     options.fuse.subtype = Some(String::from("erofsfuse"));
     let mut running =
-        Running { program: "erofsfuse", foreground: false, quiet: true, verbose: false };
+        Running { program: "erofsfuse", foreground: false, quiet: true, verbose: false, log: None };
     let mut operands: Vec<PathBuf> = Vec::new();
     let bad = |message: String| usage(Tool::Fuse, message);
     for item in &items {
@@ -95,6 +95,6 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     println!("erofsfuse {VERSION}");
     mount(
         MountSpec { files, target, method: MountMethod::Fuse, options, ..MountSpec::default() },
-        running,
+        &running,
     )
 }

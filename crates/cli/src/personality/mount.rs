@@ -51,8 +51,13 @@ Mounts an EROFS image. This is ferrofs with the options of erofs-utils 1.9.3.
 pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
     let items = getopt::parse(SPECS, words).map_err(|text| usage(Tool::Mount, text))?;
     let mut spec = MountSpec::default();
-    let mut running =
-        Running { program: "mount.erofs", foreground: false, quiet: true, verbose: false };
+    let mut running = Running {
+        program: "mount.erofs",
+        foreground: false,
+        quiet: true,
+        verbose: false,
+        log: None,
+    };
     let (mut unmount, mut fake, mut sloppy) = (false, false, false);
     let mut namespace = None;
     let mut texts: Vec<OsString> = Vec::new();
@@ -114,7 +119,7 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
         spec.files.open_whole()?;
         return Ok(0);
     }
-    mount(spec, running)
+    mount(spec, &running)
 }
 
 fn method(kind: &OsStr) -> anyhow::Result<MountMethod> {

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+/// Ways to mount what is read on demand.
+const METHODS: [&str; 2] = ["fuse", "fuse-file"];
+
 /// A tree of 6 MB that compresses to a good part of it, and its image, served over HTTP.
 struct Remote {
     scratch: Scratch,
@@ -63,6 +66,12 @@ impl Remote {
         self.mount(&format!("--pin {} -o soft=5", self.pin))
     }
 
+    fn pinned_by(&self, method: &str) -> Option<Mounted> {
+        let log = self.scratch.path("log");
+        let log = log.display();
+        self.mount(&format!("--pin {} -o soft=5 --method {method} --log {log}", self.pin))
+    }
+
     fn cache(&self) -> PathBuf {
         self.scratch.path("cache")
     }
@@ -86,9 +95,10 @@ fn every_byte_comes_once_and_is_kept() {
         println!("skipped: less than 8 % of the disk is free, where caches keep nothing");
         return;
     }
-    for options in ["", "-z lz4 -C 64K", "-z zstd -C 16K"] {
+    let options = ["", "-z lz4 -C 64K", "-z zstd -C 16K"];
+    for (options, method) in options.iter().flat_map(|options| METHODS.map(|way| (options, way))) {
         let remote = Remote::new(options);
-        let Some(mounted) = remote.pinned() else { return };
+        let Some(mounted) = remote.pinned_by(method) else { return };
         run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
         let ledger = remote.origin.ledger();
         let again = ledger.served_again("/image.erofs");
@@ -96,7 +106,7 @@ fn every_byte_comes_once_and_is_kept() {
         run("umount {}", &[&mounted.0]).ok();
         // Another mount needs no origin for what is there.
         remote.origin.forget();
-        let Some(mounted) = remote.pinned() else { panic!("it mounted before") };
+        let Some(mounted) = remote.pinned_by(method) else { panic!("it mounted before") };
         run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
         assert_eq!(remote.origin.ledger().bytes_sent_of("/image.erofs"), 0, "{options}");
         run("umount {}", &[&mounted.0]).ok();
@@ -117,11 +127,17 @@ fn every_byte_comes_once_and_is_kept() {
 
 #[test]
 fn the_first_byte_comes_after_few_round_trips() {
+    for method in METHODS {
+        the_first_byte_of(method);
+    }
+}
+
+fn the_first_byte_of(method: &str) {
     let remote = Remote::new("-z lz4 -C 64K");
     let slow =
         |_: &ferrofs_tests::origin::Request, _| vec![Fault::Delay(Duration::from_millis(50))];
     remote.origin.script(Box::new(slow));
-    let Some(mounted) = remote.pinned() else { return };
+    let Some(mounted) = remote.pinned_by(method) else { return };
     std::fs::read(mounted.0.join("small")).unwrap();
     let trips = remote.origin.ledger().round_trips();
     assert!(trips <= 5, "{trips} requests one after another");
@@ -131,8 +147,14 @@ fn the_first_byte_comes_after_few_round_trips() {
 /// on-demand.md section 5, "digest mismatch", "truncated body", "server ignores Range".
 #[test]
 fn no_wrong_byte_of_a_bad_origin_is_read() {
+    for method in METHODS {
+        read_from_a_bad_origin(method);
+    }
+}
+
+fn read_from_a_bad_origin(method: &str) {
     let remote = Remote::new("-z lz4 -C 64K");
-    let Some(mounted) = remote.pinned() else { return };
+    let Some(mounted) = remote.pinned_by(method) else { return };
     let tree = remote.scratch.tree();
     let faults: [fn() -> Fault; 5] = [
         || Fault::Flip(700),
@@ -151,9 +173,54 @@ fn no_wrong_byte_of_a_bad_origin_is_read() {
     // All requests go wrong: an error, and nothing of it stays.
     remote.origin.script(Box::new(|_, _| vec![Fault::Flip(10)]));
     assert!(std::fs::read(mounted.0.join("dir/50")).is_err(), "wrong bytes were taken");
+    let log = std::fs::read_to_string(remote.scratch.path("log")).unwrap();
+    assert!(log.contains("a read failed") && log.contains("digest"), "{log}");
     remote.origin.behave();
     run("diff {} {}", &[&tree, &mounted.0]).ok();
     run("umount {}", &[&mounted.0]).ok();
+}
+
+/// The kernel's own settings and those of our server are both within reach.
+#[test]
+fn a_mount_by_the_kernel_is_controlled() {
+    let remote = Remote::new("-z lz4 -C 64K");
+    let mounted = remote.mount("--insecure --method fuse-file -o cache_strategy=disabled");
+    let Some(mounted) = mounted else { return };
+    let entry = ferrofs_linux::mountinfo::find(&mounted.0).unwrap().unwrap();
+    assert_eq!(
+        (entry.fs_type.as_str(), entry.source.file_name()),
+        ("erofs", Some("image.erofs".as_ref()))
+    );
+    assert!(entry.options.contains("nosuid") && entry.options.contains("nodev"), "{entry:?}");
+    run("ctl {} set cache_strategy=readahead", &[&mounted.0]).ok();
+    let settings = run("ctl {} get", &[&mounted.0]).ok();
+    assert!(settings.contains("cache_strategy=readahead"), "{settings}");
+    assert!(settings.contains("image=http") && settings.contains("takeovers=0"), "{settings}");
+    let stats = run("ctl {} stats", &[&mounted.0]).ok();
+    assert!(stats.contains("store.fetched_bytes"), "{stats}");
+    let top = run("top --once {}", &[&mounted.0]).ok();
+    assert!(top.contains("fetched"), "{top}");
+    run("umount {}", &[&mounted.0]).ok();
+    for (words, way) in
+        [("-o psi", "mounted by FUSE"), ("-o cache_strategy=readahead", "by the kernel")]
+    {
+        let cache = remote.cache();
+        let said = run(
+            &format!(
+                "mount --insecure {words} --cache-dir {{}} {} {{}}",
+                remote.origin.url("/image.erofs")
+            ),
+            &[&cache, &mounted.0],
+        );
+        assert!(said.code == 0 && said.err.contains(way), "{words}: {}", said.err);
+        run("umount {}", &[&mounted.0]).ok();
+    }
+    let words = format!(
+        "mount --insecure --method fuse-file -o psi --cache-dir {{}} {} {{}}",
+        remote.origin.url("/image.erofs")
+    );
+    let said = run(&words, &[&remote.cache(), &mounted.0]).fails(1);
+    assert!(said.contains("psi"), "{said}");
 }
 
 #[test]

@@ -27,11 +27,16 @@ impl Kept {
     }
 
     /// Of an image that is read on demand.
-    fn lazy(scratch: &Scratch, options: &str) -> Option<Self> {
+    fn lazy(scratch: &Scratch, method: &str, options: &str) -> Option<Self> {
         let image = scratch.image("--compress lz4");
         let location = format!("file://{}", image.display());
         let cache = format!("--cache-dir={}", scratch.path("cache").display());
-        Self::of(scratch, options, OsStr::new(&location), &["--lazy", "--insecure", &cache])
+        Self::of(
+            scratch,
+            options,
+            OsStr::new(&location),
+            &["--method", method, "--insecure", &cache],
+        )
     }
 
     fn of(scratch: &Scratch, options: &str, image: &OsStr, words: &[&str]) -> Option<Self> {
@@ -113,12 +118,54 @@ fn no_reader_notices_workers_that_are_killed() {
 
 #[test]
 fn no_reader_notices_killed_workers_of_an_image_read_on_demand() {
-    let scratch = scratch();
-    if let Some(kept) = Kept::lazy(&scratch, "hard") {
-        let value = run("ctl {} stats --json", &[&kept.target]).ok();
-        assert!(value.contains("\"fetched_bytes\""), "{value}");
-        kill_workers_under_readers(&scratch, kept);
+    for method in ["fuse", "fuse-file"] {
+        let scratch = scratch();
+        if let Some(kept) = Kept::lazy(&scratch, method, "hard") {
+            let value = run("ctl {} stats --json", &[&kept.target]).ok();
+            assert!(value.contains("\"fetched_bytes\""), "{value}");
+            kill_workers_under_readers(&scratch, kept);
+        }
     }
+}
+
+/// A file that is open, of which the kernel has nothing in memory.
+fn open_cold(kept: &Kept) -> std::fs::File {
+    let file = std::fs::File::open(kept.target.join("many/7")).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    file
+}
+
+#[test]
+fn the_kernels_mount_fails_without_its_keeper() {
+    let scratch = scratch();
+    let Some(mut kept) = Kept::lazy(&scratch, "fuse-file", "hard") else { return };
+    let (worker, file) = (kept.worker().unwrap(), open_cold(&kept));
+    kept.keeper.kill().unwrap();
+    kept.keeper.wait().unwrap();
+    let begin = Instant::now();
+    while test_kill_process(worker).is_ok() {
+        assert!(begin.elapsed() < LIMIT, "the worker lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!kept.is_mounted());
+    std::io::Read::read_to_end(&mut &file, &mut Vec::new()).unwrap_err();
+}
+
+#[test]
+fn the_kernels_mount_gives_errors_in_time() {
+    let scratch = scratch();
+    let Some(mut kept) = Kept::lazy(&scratch, "fuse-file", "soft=1") else { return };
+    let file = open_cold(&kept);
+    // Without its image no worker can go on.
+    std::fs::remove_file(scratch.path("image.erofs")).unwrap();
+    kill_process(kept.worker().unwrap(), Signal::KILL).unwrap();
+    let begin = Instant::now();
+    std::io::Read::read_to_end(&mut &file, &mut Vec::new()).unwrap_err();
+    assert!(begin.elapsed() < LIMIT);
+    assert!(!kept.ended().success());
+    drop(file);
+    run("umount --lazy {}", &[&kept.target]).ok();
+    assert!(!kept.is_mounted());
 }
 
 fn kill_workers_under_readers(scratch: &Scratch, mut kept: Kept) {

@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+const ROOTS_FOLDER: &str = "/run/ferrofs";
 /// Old sockets looked at when a new one is made.
 const STALE_MAX: usize = 1024;
 
@@ -26,7 +27,7 @@ fn name((major, minor): (u32, u32)) -> String {
 /// environment counts.
 fn folders(uid: u32, own: bool) -> Vec<PathBuf> {
     if uid == 0 {
-        return vec![PathBuf::from("/run/ferrofs")];
+        return vec![PathBuf::from(ROOTS_FOLDER)];
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| own).map(PathBuf::from);
     let runtime = runtime.filter(|folder| folder.is_absolute());
@@ -136,6 +137,12 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.file.remove();
     }
+}
+
+/// A folder that nobody but root, who calls this, can enter.
+pub(crate) fn folder_of_root() -> io::Result<PathBuf> {
+    let folder = PathBuf::from(ROOTS_FOLDER);
+    make(&folder).map(|()| folder)
 }
 
 /// Makes the folder if it is not there; it must be ours alone.

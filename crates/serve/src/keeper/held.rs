@@ -4,14 +4,16 @@
 //! Refuses to know workers. Invariant: where nobody answers any more, readers get errors: what is
 //! held ends with its descriptors.
 
+use crate::control;
 use crate::device_files;
 use crate::handover::{Front, Mounted, Opened};
 use crate::{Error, MountMethod, MountSpec, Result};
 use ferrofs_fuse::{Connection, MountHow, Negotiated, Unmounter};
 use ferrofs_linux::{MountFlags, MountRequest, mountinfo};
 use rustix::fs::{Mode, OFlags};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -176,7 +178,8 @@ impl Mounting {
             ..MountRequest::default()
         };
         let thread = std::thread::Builder::new().name(String::from("mount"));
-        let work = move || mount(request, &root, devices);
+        let image = spec.files.image.clone();
+        let work = move || mount(request, &root, devices, &image);
         let thread = thread.spawn(work);
         thread.map(Self).map_err(|error| Error::Io { doing: "start a thread", error })
     }
@@ -190,7 +193,34 @@ impl Mounting {
     }
 }
 
-fn mount(mut request: MountRequest, root: &OwnedFd, devices: usize) -> Result<Found> {
+/// A link to what is mounted, by whose name the list of mounts shows it. Gone when dropped.
+struct Shown {
+    folder: PathBuf,
+    link: PathBuf,
+}
+
+impl Shown {
+    fn new(source: &Path, image: &Path) -> io::Result<Self> {
+        let unfit = || io::Error::from(io::ErrorKind::InvalidInput);
+        let name = image.file_name().ok_or_else(unfit)?;
+        // One mount is made by a process.
+        let folder = control::folder_of_root()?.join(std::process::id().to_string());
+        std::fs::create_dir(&folder)?;
+        let shown = Self { link: folder.join(name), folder };
+        std::os::unix::fs::symlink(source, &shown.link)?;
+        Ok(shown)
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // What stays is in nobody's way.
+        let _ = std::fs::remove_file(&self.link);
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+fn mount(mut request: MountRequest, root: &OwnedFd, devices: usize, image: &Path) -> Result<Found> {
     let fail = |doing| move |error| Error::Io { doing, error };
     let open = |index| {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -203,6 +233,10 @@ fn mount(mut request: MountRequest, root: &OwnedFd, devices: usize) -> Result<Fo
         files.iter().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
     request.source = paths.next().ok_or(Error::Answer)?;
     request.devices = paths.collect();
+    let shown = Shown::new(&request.source, image).ok();
+    if let Some(shown) = &shown {
+        request.source.clone_from(&shown.link);
+    }
     let target = request.target.canonicalize().map_err(fail("find the directory to mount on"))?;
     let mounted = ferrofs_linux::mount_erofs(&request)?;
     let entry = mountinfo::find(&target).map_err(fail("read the list of mounts"))?;
