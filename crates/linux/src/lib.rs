@@ -14,6 +14,7 @@ pub mod at;
 pub mod cachefiles;
 pub mod daemon;
 pub mod descriptors;
+pub mod fanotify;
 mod fsmount;
 pub mod fuse_device;
 mod loopdev;

@@ -8,11 +8,13 @@ mod admin;
 mod background;
 mod files;
 mod id;
+mod kernel;
 mod space;
 mod spec;
 
 pub use admin::{BlobInfo, Findings};
 pub use id::{BlobId, BlobKind};
+pub use kernel::{KernelFiles, KernelHold};
 pub use space::CacheStats;
 pub use spec::{BlobSpec, CacheConfig, Policy, TableSpec, Thresholds};
 
@@ -26,6 +28,7 @@ use crate::{
     WindowConfig,
 };
 use background::{Ahead, Signals};
+use files::OpenHow;
 use sha2::{Digest as _, Sha256};
 use space::Space;
 use std::collections::HashMap;
@@ -203,7 +206,8 @@ impl Cache {
             None => self.learn_size(&id, &spec, demand, start)?,
         };
         let meta = files::Meta::new(&id, size, &spec);
-        let opened = Files::open(&self.inner.root, &id, size, Some(&meta), demand, start)?;
+        let how = OpenHow { demand, start, for_kernel: spec.policy.for_kernel };
+        let opened = Files::open(&self.inner.root, &id, size, Some(&meta), &how)?;
         let (grain, group) = table.as_ref().map_or((4096, 64 << 10), |table: &Arc<Table>| {
             let geometry = table.layout().geometry();
             (geometry.grain_len(), geometry.group_len())

@@ -145,6 +145,11 @@ pub enum StoreError {
         /// The blob.
         blob: BlobId,
     },
+    /// A mount by fanotify has the kernel read the blob: nobody else can use it.
+    KernelReads {
+        /// The blob.
+        blob: BlobId,
+    },
     /// The blob is pinned.
     Pinned {
         /// The blob.
@@ -197,7 +202,7 @@ impl StoreError {
             Self::NoSpace { .. } => Errno::NOSPC,
             Self::Cancelled { .. } => Errno::INTR,
             Self::Deadline { .. } => Errno::TIMEDOUT,
-            Self::InUse { .. } | Self::Pinned { .. } => Errno::BUSY,
+            Self::InUse { .. } | Self::Pinned { .. } | Self::KernelReads { .. } => Errno::BUSY,
             Self::Unknown { .. } => Errno::NOENT,
             Self::Unverified { .. } => Errno::PERM,
         };
@@ -253,6 +258,11 @@ impl fmt::Display for StoreError {
                 write!(f, "blob {blob}: bytes from {offset} on did not come in time")
             }
             Self::InUse { blob } => write!(f, "blob {blob} is in use; unmount what uses it first"),
+            Self::KernelReads { blob } => write!(
+                f,
+                "the kernel reads blob {blob} for a mount by fanotify, and nobody else can use it: \
+                 unmount that, or take another cache folder"
+            ),
             Self::Pinned { blob } => {
                 write!(f, "blob {blob} is pinned; `ferrofs cache unpin` it first")
             }

@@ -27,8 +27,8 @@ mod window;
 
 pub use blob::Blob;
 pub use cache::{
-    BlobId, BlobInfo, BlobKind, BlobSpec, Cache, CacheConfig, CacheStats, Findings, Policy,
-    TableSpec, Thresholds,
+    BlobId, BlobInfo, BlobKind, BlobSpec, Cache, CacheConfig, CacheStats, Findings, KernelFiles,
+    KernelHold, Policy, TableSpec, Thresholds,
 };
 pub use error::{FetchError, FetchErrorKind, StoreError};
 pub use limit::{LimitConfig, Limits, Permit};

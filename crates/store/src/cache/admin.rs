@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What people do with a cache: look, check, tidy.
 
-use super::files::{self, Files, Meta};
+use super::files::{self, Files, Meta, OpenHow};
 use super::{BlobId, BlobKind, Cache, CacheInner, Policy, lock, space};
 use crate::disk::{Dir, Folder, or_absent};
 use crate::map::{GRAIN, GROUP_GRAINS, Map, bytes_of};
@@ -107,7 +107,8 @@ impl Cache {
     pub fn presence(&self, id: &BlobId) -> Result<Vec<Range<u64>>, StoreError> {
         let size = self.info(id)?.size.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
         let demand = Demand::default();
-        let opened = Files::open(&self.inner.root, id, size, None, &demand, Instant::now())?;
+        let how = OpenHow { demand: &demand, start: Instant::now(), for_kernel: false };
+        let opened = Files::open(&self.inner.root, id, size, None, &how)?;
         Ok(present(&opened.map, size))
     }
 
@@ -122,7 +123,8 @@ impl Cache {
         let info = self.info(id)?;
         let size = info.size.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
         let demand = Demand::default();
-        let opened = Files::open(&self.inner.root, id, size, None, &demand, Instant::now())?;
+        let how = OpenHow { demand: &demand, start: Instant::now(), for_kernel: false };
+        let opened = Files::open(&self.inner.root, id, size, None, &how)?;
         let mut check = Check {
             id,
             size,
@@ -477,6 +479,12 @@ impl Policy {
     /// For who reads the data file itself.
     #[must_use]
     pub const fn keep_ranges() -> Self {
-        Self { range_eviction: false }
+        Self { range_eviction: false, for_kernel: false }
+    }
+
+    /// For who fills what a [`KernelHold`](crate::KernelHold) stands for.
+    #[must_use]
+    pub const fn for_kernel() -> Self {
+        Self { range_eviction: false, for_kernel: true }
     }
 }

@@ -2,8 +2,9 @@
 //! The files of one blob, and the locks by which processes agree about them.
 //!
 //! Bytes of `lock`: 0 in use (shared by users, exclusive by who removes), 1 opening, 2 log, 3
-//! eviction of ranges (shared by who forbids it, exclusive by who does it), and one for each grain
-//! that is being fetched.
+//! eviction of ranges (shared by who forbids it, exclusive by who does it), 4 writing (shared by who
+//! may write, exclusive by who lets the kernel ask before it reads), and one for each grain that is
+//! being fetched.
 
 use super::{BlobId, BlobSpec, TableSpec};
 use crate::disk::{Dir, DiskFile, Folder, Open, or_absent};
@@ -24,6 +25,7 @@ const BYTE_USE: u64 = 0;
 const BYTE_OPEN: u64 = 1;
 const BYTE_LOG: u64 = 2;
 const BYTE_RANGES: u64 = 3;
+const BYTE_WRITE: u64 = 4;
 const BYTE_GRAINS: u64 = 4096;
 /// Pauses between tries for a lock that is held for microseconds, or for a sync.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -81,6 +83,22 @@ impl Meta {
         file.write_all(&bytes, 0)?;
         folder.rename(&name, "meta")
     }
+}
+
+/// For whom a blob is opened, and for how long that may take.
+pub(super) struct OpenHow<'a> {
+    pub(super) demand: &'a Demand,
+    pub(super) start: Instant,
+    /// For a worker that fills what a [`KernelHold`](super::KernelHold) stands for.
+    pub(super) for_kernel: bool,
+}
+
+/// Takes what must be held of a blob's `lock` as long as the kernel reads its data after asking: it
+/// is in use, no range of it is evicted, and nobody writes but by that asking. `false`: others use it.
+pub(super) fn hold_for_kernel(lock: &File) -> io::Result<bool> {
+    Ok(ofd::try_lock(lock, BYTE_USE, 1, OfdLock::Shared)?
+        && ofd::try_lock(lock, BYTE_RANGES, 1, OfdLock::Shared)?
+        && ofd::try_lock(lock, BYTE_WRITE, 1, OfdLock::Exclusive)?)
 }
 
 /// The open files of a blob in use.
@@ -149,9 +167,9 @@ impl Files {
         id: &BlobId,
         size: u64,
         meta: Option<&Meta>,
-        demand: &Demand,
-        start: Instant,
+        how: &OpenHow<'_>,
     ) -> Result<Opened, StoreError> {
+        let (demand, start) = (how.demand, how.start);
         loop {
             let folder =
                 enter(root, id, meta.is_some()).map_err(StoreError::io(id, "open a folder"))?;
@@ -170,6 +188,9 @@ impl Files {
                 {
                     return Ok(None);
                 }
+                if !how.for_kernel && !ofd::try_lock(&lock, BYTE_WRITE, 1, OfdLock::Shared)? {
+                    return Err(io::ErrorKind::ResourceBusy.into());
+                }
                 let (data, map, log, dirty) = order(&folder, size, alone, meta)?;
                 drop(opening);
                 let lock = lock.try_clone()?;
@@ -183,6 +204,9 @@ impl Files {
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     return Err(StoreError::Damaged { blob: id.clone() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    return Err(StoreError::KernelReads { blob: id.clone() });
                 }
                 Err(error) => return Err(StoreError::io(id, "open the files")(error)),
             }

@@ -90,11 +90,14 @@ pub struct Policy {
     /// [`Blob::read_exact_at`](crate::Blob::read_exact_at). Those that let others read the data file
     /// (fanotify, cachefiles, passthrough) must say no; then no process evicts ranges of it.
     pub range_eviction: bool,
+    /// The kernel will ask before it reads or anybody writes the data file: a
+    /// [`KernelHold`](crate::KernelHold) is taken, and this process fills for it.
+    pub for_kernel: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { range_eviction: true }
+        Self { range_eviction: true, for_kernel: false }
     }
 }
 
