@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Arguments of `cached`.
 
+use crate::size;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -15,14 +16,47 @@ use std::path::PathBuf;
   mount -t erofs none -o fsid=image /mnt
   ferrofs cached --dir /var/cache/fscache --blobs /srv/blobs --foreground --supervise
   ferrofs cached --socket /run/ferrofs/cache.sock --blobs /srv/blobs
+  ferrofs cached --dir /var/cache/fscache --from /etc/ferrofs/blobs \\
+      --blob app=oci://registry.example.org/team/app:1 \\
+      --blob base=https://example.org/base.erofs,pin=blake3:HEX
 
-A blob is asked for by its name: that of `fsid=` for the image, those of `device=` for the blobs it
-refers to. A name with a slash, or that begins with a dot, is refused. A blob that cannot be had
-fails the mount or the read with an error, never with zeros.")]
+A blob is asked for by its name: that of `fsid=` for the image, those of `device=` or of the image's
+device table for the blobs it refers to. A name with a slash, or that begins with a dot, is refused.
+A blob that cannot be had fails the mount or the read with an error, never with zeros.
+
+After the URL of --blob may follow, each behind a comma: pin=blake3:HEX, digests=URL, mirror=URL
+(repeat it), domain=NAME (only mounts with this domain_id know it), insecure. What an image refers to
+and is not named itself is looked for beside the image, or in its manifest.")]
 pub(crate) struct CachedArgs {
     /// Where blobs come from: a directory with a file a blob
-    #[arg(long, value_name = "DIR")]
-    pub(crate) blobs: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["blob", "from"])]
+    pub(crate) blobs: Option<PathBuf>,
+
+    /// An image by the name that mounts ask for, and where it is: http://, https://, oci://, s3://
+    /// or file://; repeat it
+    #[arg(long, value_name = "NAME=URL[,...]")]
+    pub(crate) blob: Vec<String>,
+
+    /// A file with a line for each image, as --blob has them; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Where what was fetched for --blob and --from is kept, verified
+    /// [default: /var/cache/ferrofs, or ferrofs in the user's cache]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Most bytes on disk that it may take
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) cache_dir_max: Option<u64>,
+
+    /// Believe what has no digest table, and registries without encryption, for all images
+    #[arg(long)]
+    pub(crate) insecure: bool,
+
+    /// Most bytes a second that are fetched
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) bandwidth: Option<u64>,
 
     /// The kernel's cache
     #[arg(long, value_name = "PATH", default_value = "/dev/cachefiles", conflicts_with = "socket")]

@@ -4,6 +4,8 @@
 //! The supervisor opens and binds the device and gives its descriptors to each worker over a
 //! socket, the worker's standard input. It reads nothing from the cache and nothing from a network.
 
+mod sources;
+
 use crate::args::CachedArgs;
 use crate::errors::{self, Advice};
 use anyhow::Context;
@@ -12,9 +14,10 @@ use ferrofs_linux::signals::{Signal, Signals};
 use ferrofs_linux::{descriptors, process};
 use ferrofs_store::Deadline;
 use ferrofs_store::cachefiles::{
-    Command, Culler, Daemon, DaemonConfig, Device, DirectoryBlobs, Form, KernelDevice, SocketDevice,
+    Command, Culler, Daemon, DaemonConfig, Device, Form, KernelDevice, SocketDevice,
 };
 use rustix::io::Errno;
+use sources::Sources;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -27,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// A worker that lived less than this was not started in vain only if the next one does better.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// A process that may have fewer descriptors serves fewer than the 5,000 blobs we promise.
+const DESCRIPTORS_MIN: u64 = 12_000;
 /// So many workers that end at once are enough.
 const SHORT_LIVES_MAX: u32 = 10;
 
@@ -91,21 +96,20 @@ impl Cache {
 }
 
 pub(crate) fn run(args: &CachedArgs) -> anyhow::Result<u8> {
+    let sources = Sources::new(args)?;
     if args.worker {
-        return serve(args, Cache::inherit()?, true, Readiness::foreground());
+        return serve(args, &sources, Cache::inherit()?, true, Readiness::foreground());
     }
     if args.foreground {
-        return start(args, Readiness::foreground());
+        return start(args, &sources, Readiness::foreground());
     }
     let readiness = background::daemonize().context("cannot go to the background")?;
-    start(args, readiness)
+    start(args, &sources, readiness)
 }
 
 /// In the process that stays.
-fn start(args: &CachedArgs, readiness: Readiness) -> anyhow::Result<u8> {
-    let opened = DirectoryBlobs::new(&args.blobs)
-        .with_context(|| format!("cannot use {} as --blobs", args.blobs.display()))
-        .and_then(|_| Cache::open(args));
+fn start(args: &CachedArgs, sources: &Sources, readiness: Readiness) -> anyhow::Result<u8> {
+    let opened = sources.check().and_then(|()| Cache::open(args));
     let cache = match opened {
         Ok(cache) => cache,
         Err(error) if readiness.is_background() => {
@@ -115,15 +119,16 @@ fn start(args: &CachedArgs, readiness: Readiness) -> anyhow::Result<u8> {
         Err(error) => return Err(error),
     };
     if args.supervise {
-        supervise(args, &cache, readiness)
+        supervise(args, sources, &cache, readiness)
     } else {
-        serve(args, cache, false, readiness)
+        serve(args, sources, cache, false, readiness)
     }
 }
 
 /// Serves, in this process.
 fn serve(
     args: &CachedArgs,
+    sources: &Sources,
     cache: Cache,
     restore: bool,
     readiness: Readiness,
@@ -132,7 +137,7 @@ fn serve(
     let _ = tracing_subscriber::fmt().with_writer(io::stderr).without_time().try_init();
     let kernel = matches!(cache, Cache::Kernel(_));
     let device = cache.shared();
-    let prepared = prepare(args, Arc::clone(&device), restore);
+    let prepared = prepare(args, sources, Arc::clone(&device), restore);
     let daemon = match prepared {
         Ok(daemon) => daemon,
         Err(error) if readiness.is_background() => {
@@ -170,10 +175,22 @@ fn serve(
 }
 
 /// A daemon whose cache is bound.
-fn prepare(args: &CachedArgs, device: Arc<dyn Device>, restore: bool) -> anyhow::Result<Daemon> {
-    let blobs = DirectoryBlobs::new(&args.blobs)
-        .with_context(|| format!("cannot use {} as --blobs", args.blobs.display()))?;
-    let daemon = Daemon::new(device, Arc::new(blobs), config(args, restore)?);
+fn prepare(
+    args: &CachedArgs,
+    sources: &Sources,
+    device: Arc<dyn Device>,
+    restore: bool,
+) -> anyhow::Result<Daemon> {
+    let descriptors =
+        descriptors::raise_limit().context("cannot raise the number of descriptors")?;
+    if descriptors < DESCRIPTORS_MIN {
+        tracing::warn!(
+            "only {descriptors} descriptors may be open, which is enough for about {} blobs; raise \
+             the hard limit (ulimit -Hn, LimitNOFILE=)",
+            descriptors / 2
+        );
+    }
+    let daemon = Daemon::new(device, sources.open(descriptors)?, config(args, restore)?);
     match daemon.bind() {
         // Kernels before the command are served all the same; what was left unanswered stays so.
         Err(error) if restore && Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {
@@ -204,7 +221,12 @@ fn config(args: &CachedArgs, restore: bool) -> anyhow::Result<DaemonConfig> {
 }
 
 /// Keeps the device open, and a worker running.
-fn supervise(args: &CachedArgs, cache: &Cache, readiness: Readiness) -> anyhow::Result<u8> {
+fn supervise(
+    args: &CachedArgs,
+    sources: &Sources,
+    cache: &Cache,
+    readiness: Readiness,
+) -> anyhow::Result<u8> {
     let signals = Signals::catch(&[Signal::Interrupt, Signal::Terminate])?;
     let bound = bind(args, cache).context("cannot bind the cache");
     if let Err(error) = bound {
@@ -215,9 +237,8 @@ fn supervise(args: &CachedArgs, cache: &Cache, readiness: Readiness) -> anyhow::
         return Err(error);
     }
     // Absolute from here on: the working directory changes.
-    let blobs = std::fs::canonicalize(&args.blobs)?;
     let dir = args.dir.as_deref().map(std::fs::canonicalize).transpose()?;
-    let mut worker = spawn(args, cache, &blobs, dir.as_deref())?;
+    let mut worker = spawn(args, sources, cache, dir.as_deref())?;
     readiness.ready().context("cannot tell the waiting process")?;
     let (mut born, mut short_lives) = (Instant::now(), 0);
     loop {
@@ -242,7 +263,7 @@ fn supervise(args: &CachedArgs, cache: &Cache, readiness: Readiness) -> anyhow::
         }
         eprintln!("ferrofs: the worker has ended with {status}; starting another");
         born = Instant::now();
-        worker = spawn(args, cache, &blobs, dir.as_deref())?;
+        worker = spawn(args, sources, cache, dir.as_deref())?;
     }
 }
 
@@ -263,14 +284,14 @@ fn bind(args: &CachedArgs, cache: &Cache) -> anyhow::Result<()> {
 
 fn spawn(
     args: &CachedArgs,
+    sources: &Sources,
     cache: &Cache,
-    blobs: &Path,
     dir: Option<&Path>,
 ) -> anyhow::Result<Child> {
     let (ours, theirs) = process::message_pair()?;
     cache.give(ours.as_fd())?;
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.args(["cached", "--worker", "--blobs"]).arg(blobs);
+    command.args(["cached", "--worker"]).args(sources.arguments());
     if let Some(path) = &args.socket {
         command.arg("--socket").arg(path);
     }
