@@ -9,6 +9,8 @@ mod buffer;
 mod cull;
 mod device;
 mod object;
+#[cfg(test)]
+mod tests;
 
 pub use cull::Culler;
 pub use device::{KernelDevice, SocketDevice};
