@@ -31,5 +31,6 @@ pub mod xattr;
 
 pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter, reconfigure};
 pub use mount::{
-    MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, unmount,
+    MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, mount_erofs_on_files,
+    unmount,
 };

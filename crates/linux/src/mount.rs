@@ -87,6 +87,12 @@ pub fn mount_erofs(request: &MountRequest) -> Result<Mounted, MountError> {
     mount_by_loop(request, &source, &devices, &blocks)
 }
 
+/// As [`mount_erofs`], on files as they are or not at all.
+pub fn mount_erofs_on_files(request: &MountRequest) -> Result<(), MountError> {
+    check_target(&request.target)?;
+    mount_paths(request, &request.source, &request.devices)
+}
+
 /// Unmounts `target`. A symbolic link at its end is not followed.
 pub fn unmount(target: &Path, flags: UnmountFlags) -> Result<(), MountError> {
     let mut bits = rustix::mount::UnmountFlags::NOFOLLOW;

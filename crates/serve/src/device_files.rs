@@ -2,34 +2,23 @@
 //! The devices of an image as files, for the kernel's EROFS to be mounted on.
 //!
 //! Knows nothing of what is in them. Invariants: a read gives a device's bytes or an error, never
-//! less than was asked for before its end; what is given beyond what was asked for was there already.
+//! less than was asked for before its end.
 
 use crate::lazy::LazyDevice;
 use ferrofs_fuse::{
     Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs,
 };
 use ferrofs_image::ReadAt;
-use std::fmt;
-use std::sync::OnceLock;
 
 /// Node of the first device; the others follow.
 const FIRST_NODE: u64 = ROOT_NODE + 1;
-/// The kernel reads metadata by pages of this size, and asks for each one.
+/// Preferred size of reads.
 const PAGE_LEN: usize = 4096;
-/// What is given with a page that was asked for alone, if it is there: as much as costs little to
-/// copy for nothing.
-const GIFT_LEN: u64 = 64 << 10;
 
 /// Devices, each a file named by its number in the root directory.
+#[derive(Debug)]
 pub(crate) struct DeviceFiles {
     devices: Vec<(LazyDevice, u64)>,
-    page_cache: OnceLock<ferrofs_fuse::Surplus>,
-}
-
-impl fmt::Debug for DeviceFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceFiles").field("devices", &self.devices).finish_non_exhaustive()
-    }
 }
 
 /// The name of a device's file.
@@ -43,28 +32,12 @@ impl DeviceFiles {
             let size = device.size().unwrap_or_default();
             (device, size)
         });
-        Self { devices: devices.collect(), page_cache: OnceLock::new() }
-    }
-
-    /// Gives the kernel's page cache what follows single pages from now on. Once.
-    pub(crate) fn set_page_cache(&self, page_cache: ferrofs_fuse::Surplus) {
-        // A second one would be the same session's.
-        let _ = self.page_cache.set(page_cache);
+        Self { devices: devices.collect() }
     }
 
     fn device(&self, node: u64) -> Result<&(LazyDevice, u64), Errno> {
         let index = node.checked_sub(FIRST_NODE).ok_or(Errno::ISDIR)?;
         usize::try_from(index).ok().and_then(|index| self.devices.get(index)).ok_or(Errno::NOENT)
-    }
-
-    /// Whoever reads metadata page by page will want the next ones.
-    fn give(&self, node: u64, device: &LazyDevice, from: u64, size: u64) {
-        let Some(page_cache) = self.page_cache.get() else { return };
-        let end = from.saturating_add(GIFT_LEN).min(size);
-        if let Some(bytes) = device.read_present(from..end) {
-            // If too much waits it is not taken, which is as good.
-            page_cache.offer(node, from, bytes);
-        }
     }
 }
 
@@ -99,9 +72,6 @@ impl ReadOnlyFs for DeviceFiles {
         let len = read.len.min(left);
         let buf = buf.get_mut(..len).ok_or(Errno::INVAL)?;
         device.read_exact_at(read.offset, buf)?;
-        if read.len == PAGE_LEN && len == PAGE_LEN && !read.direct {
-            self.give(read.node, device, read.offset.saturating_add(PAGE_LEN as u64), *size);
-        }
         Ok(len)
     }
 

@@ -62,6 +62,13 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The kernel would read what is not there without asking, or it cannot be told whether.
+    WouldNotAsk {
+        /// What was seen.
+        what: String,
+    },
+    /// Others use a blob that the kernel is to read by itself.
+    CacheInUse,
     /// The kernel refused to mount or unmount.
     Mount(MountError),
     /// FUSE does not work.
@@ -161,6 +168,14 @@ impl fmt::Display for Error {
             Self::KernelOnly { option, reason } => {
                 write!(f, "mount option {option}: only the kernel has it, but {reason}")
             }
+            Self::WouldNotAsk { what } => write!(
+                f,
+                "a mount by fanotify could give zeros here: {what}; use --method fuse-file"
+            ),
+            Self::CacheInUse => f.write_str(
+                "a mount by fanotify must have the image's blob for itself, and another mount uses it: \
+                 unmount that, take another cache folder (--cache-dir), or use --method fuse-file",
+            ),
             Self::Obstacle { reason } | Self::Kernel { reason, .. } => {
                 write!(f, "the kernel cannot mount it: {reason}")
             }
@@ -202,6 +217,8 @@ impl std::error::Error for Error {
             Self::Fetch(error) => Some(error),
             Self::DevicesMissing { .. }
             | Self::Obstacle { .. }
+            | Self::WouldNotAsk { .. }
+            | Self::CacheInUse
             | Self::Option { .. }
             | Self::KernelOnly { .. }
             | Self::NotOurs { .. }

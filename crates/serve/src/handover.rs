@@ -6,7 +6,10 @@
 
 use crate::control::Change;
 use crate::settings::{EngineSettings, Taken, show_given};
-use crate::{Error, FuseOptions, ImageFiles, LazySpec, MountOptions, MountSpec, Patience, Result};
+use crate::{
+    Error, FuseOptions, ImageFiles, LazySpec, MountMethod, MountOptions, MountSpec, Patience,
+    Result,
+};
 use ferrofs_fuse::Negotiated;
 use ferrofs_linux::descriptors;
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,8 @@ pub(crate) enum ToWorker {
     Serve(Serve),
     /// The kernel's own EROFS is mounted on what is served.
     Mounted(Mounted),
+    /// Somebody waits for this.
+    Fill(Fill),
 }
 
 /// From the worker.
@@ -36,8 +41,12 @@ pub(crate) enum ToWorker {
 pub(crate) enum ToKeeper {
     /// All that can fail has not.
     Prepared(Opened),
+    /// A device's files come along: data, map and lock.
+    Files,
     /// Requests are answered.
     Serving(Serving),
+    /// What was to be filled is, or cannot be.
+    Filled(u64),
     /// It cannot be: why, for people.
     Failed(String),
 }
@@ -60,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) metrics: Option<SocketAddr>,
     metrics_file: Option<(OsString, Duration)>,
     pub(crate) lazy: Option<LazySpec>,
+    /// The kernel reads the cache's own files, after asking.
+    pub(crate) marks: bool,
     /// How long readers wait; none: for ever.
     pub(crate) soft: Option<Duration>,
     /// How readily the worker may be killed for want of memory, which is not how the keeper may.
@@ -73,6 +84,17 @@ pub(crate) enum Front {
     Tree,
     /// The image's devices, one file each, on which the kernel mounts EROFS.
     Files,
+    /// Questions of the kernel, which reads the cache's own files.
+    Marks,
+}
+
+/// A range of a device that somebody waits for.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Fill {
+    pub(crate) id: u64,
+    pub(crate) device: usize,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 /// What the worker found.
@@ -80,6 +102,8 @@ pub(crate) enum Front {
 pub(crate) struct Opened {
     /// Devices of the image, itself included.
     pub(crate) devices: usize,
+    /// Where the first of the metadata lies, and how much of that is worth having at once.
+    pub(crate) metadata: (u64, u64),
     /// Why this kernel cannot mount it.
     pub(crate) obstacle: Option<String>,
 }
@@ -90,23 +114,32 @@ pub(crate) struct Mounted {
     pub(crate) target: OsString,
     pub(crate) device: (u32, u32),
     pub(crate) by_helper: bool,
+    /// Names of the kernel's instance in sysfs, if it must be known when that is gone.
+    pub(crate) instance: Vec<String>,
 }
 
 /// How it is to be served.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Serve {
     pub(crate) front: Front,
-    pub(crate) minor: u32,
-    pub(crate) kernel_minor: u32,
-    pub(crate) flags: u64,
-    pub(crate) max_read: u32,
-    pub(crate) max_readahead: u32,
+    /// What was agreed on with the kernel's FUSE, if that is spoken.
+    pub(crate) fuse: Option<Fuse>,
     /// None: it is told later.
     pub(crate) mounted: Option<Mounted>,
     /// Workers before this one.
     pub(crate) takeovers: u64,
     /// Seconds since it was mounted.
     pub(crate) uptime: Duration,
+}
+
+/// What was agreed on with the kernel.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Fuse {
+    pub(crate) minor: u32,
+    pub(crate) kernel_minor: u32,
+    pub(crate) flags: u64,
+    pub(crate) max_read: u32,
+    pub(crate) max_readahead: u32,
 }
 
 /// How it is served.
@@ -147,6 +180,7 @@ impl Plan {
             metrics,
             metrics_file,
             lazy: lazy.clone(),
+            marks: spec.method == MountMethod::Fanotify,
             soft: match options.fuse.patience {
                 Some(Patience::Soft(time)) => Some(time),
                 _ => None,
@@ -194,7 +228,19 @@ impl Plan {
     }
 }
 
-impl Serve {
+impl From<&Negotiated> for Fuse {
+    fn from(negotiated: &Negotiated) -> Self {
+        Self {
+            minor: negotiated.minor,
+            kernel_minor: negotiated.kernel_minor,
+            flags: negotiated.flags,
+            max_read: negotiated.max_read,
+            max_readahead: negotiated.max_readahead,
+        }
+    }
+}
+
+impl Fuse {
     pub(crate) const fn negotiated(&self) -> Negotiated {
         Negotiated {
             minor: self.minor,

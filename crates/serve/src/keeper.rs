@@ -6,15 +6,20 @@
 //! one had not answered; readers wait meanwhile. Invariants: the mount is made once; a worker is
 //! never replaced before it is known to be dead; when nobody will serve any more, readers get errors.
 
+mod canary;
 mod held;
+pub(crate) mod marks;
 
-use crate::handover::{Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
+use crate::handover::{Front, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
 use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result, WorkerLog};
 use ferrofs_fuse::{Connection, SessionConfig, Transport};
 use ferrofs_linux::UnmountFlags;
+use ferrofs_linux::fanotify::PreAccess;
 use ferrofs_linux::signals::{Signal, Signals};
 use ferrofs_store::source::remote::Location;
-use held::Held;
+use ferrofs_store::{KernelFiles, KernelHold};
+use held::{Asking, Held};
+use marks::Marks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::SocketAddr;
@@ -69,6 +74,8 @@ pub struct Keeper {
     /// Since when nobody serves.
     down: Option<Instant>,
     detached: bool,
+    /// Why nobody serves any more.
+    given_up: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -156,7 +163,8 @@ fn timespec(time: Duration) -> Timespec {
 enum Event {
     Signal,
     Worker,
-    Gone,
+    /// What is held is gone, or wants to be looked at.
+    Held,
     Time,
 }
 
@@ -191,6 +199,7 @@ impl Keeper {
         }
         let prepared = Prepared::new(&spec)?;
         match held::choose(&spec, &prepared.opened)? {
+            held::Choice::Marks => Self::asking(&spec, prepared),
             held::Choice::Tree(reason) => {
                 Self::tree(&spec, prepared, Chosen { method: Method::Fuse, reason })
             }
@@ -227,22 +236,75 @@ impl Keeper {
     /// Has the worker answer for the devices, and the kernel mount EROFS on them.
     fn files(spec: &MountSpec, prepared: Prepared, reason: String) -> Result<Self> {
         let (devices, config) = (prepared.opened.devices, prepared.session(spec));
+        let metadata = prepared.opened.metadata;
         let (connection, root) = Connection::detached(&config)?;
         let chosen = Chosen { method: Method::FuseFile(Vec::new()), reason };
         let held = Held::Files { connection, unmounter: None };
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         keeper.await_serving()?;
-        let mounting = held::Mounting::start(spec, root, devices)?;
+        keeper.mount_kernel(spec, held::Files::Served { root, devices, metadata })?;
+        Ok(keeper)
+    }
+
+    /// Has the kernel mount EROFS on the cache's own files, about which it asks here before it reads.
+    fn asking(spec: &MountSpec, prepared: Prepared) -> Result<Self> {
+        let fail = |doing| move |error| Error::Io { doing, error };
+        let group = PreAccess::new().map_err(fail("be asked by the kernel (Linux 6.14 can)"))?;
+        let reason = String::from("as asked");
+        let chosen = Chosen { method: Method::Fanotify, reason };
+        let devices = prepared.opened.devices;
+        let lazy = spec.lazy.as_ref().ok_or(Error::Answer)?;
+        canary::check(&lazy.cache_folder())?;
+        let marks = Marks::new(group, Vec::new());
+        let held = Held::Marks(Box::new(Asking { marks, mounted: None }));
+        let mut keeper = Self::new(spec, prepared, chosen, held);
+        keeper.hand_over().map_err(hand_over_failed)?;
+        let mut files = Vec::new();
+        for _ in 0..devices {
+            let hold = keeper.take_files()?;
+            files.push(hold.data().try_clone().map_err(fail("open a blob"))?);
+            if let Held::Marks(asking) = &mut keeper.held {
+                asking.marks.add(hold).map_err(fail("mark a blob in the cache"))?;
+            }
+        }
+        keeper.mount_kernel(spec, held::Files::Own(files))?;
+        Ok(keeper)
+    }
+
+    /// The next device's files, from the worker.
+    fn take_files(&self) -> Result<KernelHold> {
+        let worker = self.worker.as_ref().ok_or(Error::Answer)?;
+        match receive(&worker.socket).map_err(hear_failed)? {
+            Some((ToKeeper::Files, fds)) => {
+                let [data, map, lock] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| Error::Answer)?;
+                let hold = KernelHold::new(KernelFiles { data, map, lock });
+                hold.map_err(|error| match error.kind() {
+                    io::ErrorKind::ResourceBusy => Error::CacheInUse,
+                    _ => Error::Io { doing: "hold a blob", error },
+                })
+            }
+            Some((ToKeeper::Failed(message), _)) => Err(Error::Refused { message }),
+            _ => Err(Error::Answer),
+        }
+    }
+
+    /// Has the kernel mount EROFS, and answers what it asks meanwhile.
+    fn mount_kernel(&mut self, spec: &MountSpec, files: held::Files) -> Result<()> {
+        let mounting = held::Mounting::start(spec, files)?;
         let mounted = loop {
             // The kernel waits for the worker: without one it would for ever.
             if mounting.is_done() {
                 break mounting.end()?;
             }
-            match keeper.wait_for_worker(held::MOUNTING_STEP)? {
+            if self.held.front() == Front::Marks {
+                self.look_at_marks().map_err(hear_failed)?;
+            }
+            match self.wait_for_worker(held::MOUNTING_STEP)? {
                 None => {}
+                Some(ToKeeper::Filled(id)) => self.filled(id).map_err(hear_failed)?,
                 Some(message) => {
-                    keeper.held.abandon();
+                    self.held.abandon();
                     return Err(match message {
                         ToKeeper::Failed(message) => Error::Refused { message },
                         _ => Error::Answer,
@@ -250,12 +312,33 @@ impl Keeper {
                 }
             }
         };
-        keeper.chosen.method = Method::FuseFile(mounted.loop_devices);
-        keeper.held.set_mounted(&mounted.told);
-        keeper.tell(&ToWorker::Mounted(mounted.told)).map_err(hand_over_failed)?;
-        keeper.await_serving()?;
-        keeper.settle();
-        Ok(keeper)
+        if let Method::FuseFile(devices) = &mut self.chosen.method {
+            *devices = mounted.loop_devices;
+        }
+        let fail = |error| Error::Io { doing: "watch the mount", error };
+        self.held.set_mounted(&mounted.told).map_err(fail)?;
+        self.tell(&ToWorker::Mounted(mounted.told)).map_err(hand_over_failed)?;
+        self.await_serving()?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Answers what the kernel asks. Whether the mount is gone.
+    fn look_at_marks(&mut self) -> io::Result<bool> {
+        let worker = self.worker.as_ref().and_then(|worker| worker.child.id().try_into().ok());
+        let (gone, fills) = self.held.look(worker)?;
+        for fill in fills {
+            // If it has died the next one is told.
+            let _ = self.tell(&ToWorker::Fill(fill));
+        }
+        Ok(gone)
+    }
+
+    fn filled(&mut self, id: u64) -> io::Result<()> {
+        match &mut self.held {
+            Held::Marks(asking) => asking.marks.filled(id),
+            _ => Ok(()),
+        }
     }
 
     fn new(spec: &MountSpec, prepared: Prepared, chosen: Chosen, held: Held) -> Self {
@@ -274,17 +357,22 @@ impl Keeper {
             restart_at: None,
             down: None,
             detached: false,
+            given_up: None,
         }
     }
 
     fn await_serving(&mut self) -> Result<()> {
-        match self.worker.as_ref().map(Worker::hear).transpose().map_err(hear_failed)?.flatten() {
-            Some(ToKeeper::Serving(serving)) => {
-                self.set_serving(serving);
-                Ok(())
+        loop {
+            let worker = self.worker.as_ref().ok_or(Error::Answer)?;
+            match worker.hear().map_err(hear_failed)? {
+                Some(ToKeeper::Serving(serving)) => {
+                    self.set_serving(serving);
+                    return Ok(());
+                }
+                Some(ToKeeper::Filled(id)) => self.filled(id).map_err(hear_failed)?,
+                Some(ToKeeper::Failed(message)) => return Err(Error::Refused { message }),
+                _ => return Err(Error::Answer),
             }
-            Some(ToKeeper::Failed(message)) => Err(Error::Refused { message }),
-            _ => Err(Error::Answer),
         }
     }
 
@@ -348,7 +436,8 @@ impl Keeper {
         let signals = Signals::catch(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])
             .map_err(fail)?;
         loop {
-            match self.wait(signals).map_err(fail)? {
+            let event = self.wait(signals).map_err(fail)?;
+            match event {
                 Event::Signal => {
                     if signals.wait(Some(Duration::ZERO)).map_err(fail)?.is_some()
                         && self.unmount(say)
@@ -361,9 +450,14 @@ impl Keeper {
                         return Ok(());
                     }
                 }
-                Event::Gone => {
-                    self.finish();
-                    return Ok(());
+                Event::Held => {
+                    if self.held.front() != Front::Marks || self.look_at_marks().map_err(fail)? {
+                        self.finish();
+                        return match self.given_up {
+                            Some(why) => Err(Error::GivenUp { why }),
+                            None => Ok(()),
+                        };
+                    }
                 }
                 Event::Time => self.keep_time(say)?,
             }
@@ -371,17 +465,19 @@ impl Keeper {
     }
 
     fn wait(&self, signals: Signals) -> io::Result<Event> {
-        let Some(device) = self.held.device() else { return Ok(Event::Gone) };
-        // Of the device only its end is told.
-        let mut fds = vec![
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(device, PollFlags::empty()),
-        ];
+        let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        fds.extend(self.held.polls());
+        let (first, end) = (1, fds.len());
+        if first == end {
+            return Ok(Event::Held);
+        }
         if let Some(worker) = &self.worker {
             fds.push(PollFd::from_borrowed_fd(worker.socket.as_fd(), PollFlags::IN));
         }
         let now = Instant::now();
-        let next = self.restart_at.into_iter().chain(self.give_up_at()).min();
+        let look = self.held.look_again().and_then(|time| now.checked_add(time));
+        let timed = self.restart_at.into_iter().chain(self.give_up_at()).min();
+        let next = timed.into_iter().chain(look).min();
         let timeout = next.map(|next| {
             // A bit more, or it would be reached just not yet.
             timespec(next.saturating_duration_since(now) + Duration::from_millis(1))
@@ -391,10 +487,12 @@ impl Keeper {
             Err(errno) => return Err(errno.into()),
         }
         let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        let now = Instant::now();
         Ok(match () {
             () if ready(0) => Event::Signal,
-            () if ready(1) => Event::Gone,
-            () if ready(2) => Event::Worker,
+            // What the worker has done is what others wait for.
+            () if ready(end) => Event::Worker,
+            () if (first..end).any(ready) || look.is_some_and(|at| at <= now) => Event::Held,
             () => Event::Time,
         })
     }
@@ -415,9 +513,12 @@ impl Keeper {
                 let _ = self.hand_over();
             }
             Ok(Some(ToKeeper::Serving(serving))) => self.set_serving(serving),
+            Ok(Some(ToKeeper::Filled(id))) => {
+                self.filled(id).map_err(|error| Error::Io { doing: "answer the kernel", error })?;
+            }
             Ok(Some(ToKeeper::Failed(message))) => say(&format!("the worker failed: {message}")),
             // Nonsense cannot be, and is the end of who says it.
-            Ok(None) | Err(_) => return self.bury(say),
+            Ok(None | Some(ToKeeper::Files)) | Err(_) => return self.bury(say),
         }
         Ok(false)
     }
@@ -427,19 +528,20 @@ impl Keeper {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         let worker = self.worker.as_ref().ok_or_else(gone)?;
         let device = self.held.device().ok_or_else(gone)?;
-        let negotiated = self.held.negotiated();
         let serve = Serve {
             front: self.held.front(),
-            minor: negotiated.minor,
-            kernel_minor: negotiated.kernel_minor,
-            flags: negotiated.flags,
-            max_read: negotiated.max_read,
-            max_readahead: negotiated.max_readahead,
+            fuse: self.held.fuse(),
             mounted: self.held.mounted(),
             takeovers: self.restarts,
             uptime: self.mounted.elapsed(),
         };
-        send(&worker.socket, &ToWorker::Serve(serve), &[device])
+        send(&worker.socket, &ToWorker::Serve(serve), &[device])?;
+        if let Held::Marks(asking) = &self.held {
+            for fill in asking.marks.unanswered() {
+                send(&worker.socket, &ToWorker::Fill(fill), &[])?;
+            }
+        }
+        Ok(())
     }
 
     fn set_serving(&mut self, serving: Serving) {
@@ -529,6 +631,12 @@ impl Keeper {
         say(&format!("the mount is given up: {why}; unmount it"));
         self.worker = None;
         self.held.abandon();
+        if self.held.front() == Front::Marks {
+            // Without the group the kernel would read holes.
+            self.given_up = Some(why);
+            (self.restart_at, self.down) = (None, None);
+            return Ok(false);
+        }
         Err(Error::GivenUp { why })
     }
 
@@ -558,6 +666,10 @@ impl Keeper {
     /// The mount is gone: so is the worker, soon.
     fn finish(&mut self) {
         self.held.abandon();
+        if let Some(worker) = self.worker.as_ref().filter(|_| self.held.front() == Front::Marks) {
+            // Nothing else tells it; what it has not written down yet it shall.
+            let _ = rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Both);
+        }
         let end = Instant::now() + END_TIME;
         while let Some(worker) = &mut self.worker {
             match worker.child.try_wait() {

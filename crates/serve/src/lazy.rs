@@ -5,7 +5,10 @@
 //! travel. Invariants: a device gives the blob's bytes or an error; nothing is read without a digest
 //! table unless the user has said so.
 
+mod complete;
+
 use crate::{Error, Patience, Result};
+pub(crate) use complete::complete;
 use ferrofs_image::{Image, OpenOptions, ReadAt};
 use ferrofs_store::source::remote::Location;
 use ferrofs_store::{
@@ -70,14 +73,13 @@ pub(crate) struct LazyDevice {
 }
 
 impl LazyDevice {
-    /// The longest beginning of `range` that is present, if any is.
-    pub(crate) fn read_present(&self, range: Range<u64>) -> Option<Vec<u8>> {
-        let missing = self.blob.missing(range.clone());
-        let end = missing.first().map_or(range.end, |missing| missing.start.min(range.end));
-        let len = usize::try_from(end.checked_sub(range.start)?).ok().filter(|len| *len > 0)?;
-        let mut bytes = vec![0; len];
-        let found = self.blob.read_if_present(&mut bytes, range.start);
-        matches!(found, Ok(true)).then_some(bytes)
+    /// Fetches what is missing of a range; whether it is all there now.
+    pub(crate) fn fetch(&self, range: Range<u64>) -> bool {
+        self.blob.ensure(range, &self.demand).map_err(|error| refuse(&error)).is_ok()
+    }
+
+    pub(crate) const fn blob(&self) -> &Blob {
+        &self.blob
     }
 }
 
@@ -116,7 +118,7 @@ impl LazySpec {
     }
 
     /// Finds the image and opens it; no more of it is fetched than that takes.
-    pub(crate) fn open(&self, patience: Patience) -> Result<LazyImage> {
+    pub(crate) fn open(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
         let folder = self.cache_folder();
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent)
@@ -131,7 +133,7 @@ impl LazySpec {
             Patience::Soft(time) => Deadline::Soft(time),
         };
         let demand = Demand { deadline, ..Demand::default() };
-        Opening { spec: self, opener, found, demand }.image()
+        Opening { spec: self, opener, found, demand, policy }.image()
     }
 
     fn place(&self) -> Result<ImagePlace> {
@@ -156,11 +158,12 @@ struct Opening<'a> {
     opener: Opener,
     found: FoundImage,
     demand: Demand,
+    policy: Policy,
 }
 
 impl Opening<'_> {
     fn blob(&self, found: &FoundBlob) -> Result<Blob> {
-        Ok(self.opener.open(found, Policy::default(), &Demand::soft(OPEN_TIME))?)
+        Ok(self.opener.open(found, self.policy, &Demand::soft(OPEN_TIME))?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {
@@ -196,12 +199,19 @@ impl Opening<'_> {
     }
 }
 
+/// Where the first of the metadata lies in a primary device of `size` bytes, and how much of it is
+/// worth having before it is asked for.
+pub(crate) fn metadata(image: &Image, size: u64) -> (u64, u64) {
+    let start = image.superblock().meta_base().min(size);
+    (start, METADATA_LEN.min(size - start))
+}
+
 /// Fetches metadata in the background, as much as is worth it: whoever looks for a file needs pages
 /// here and there of it, each of which would be a request.
 fn read_ahead(image: &Image, blobs: &[Blob]) {
     let Some(blob) = blobs.first().cloned() else { return };
-    let start = image.superblock().meta_base().min(blob.size());
-    let end = start.saturating_add(METADATA_LEN).min(blob.size());
+    let (start, len) = metadata(image, blob.size());
+    let end = start + len;
     let work = move || {
         let mut at = start;
         while at < end {

@@ -54,7 +54,7 @@ const HELP: [(&str, &str); 28] = [
 /// All metrics of a mount.
 pub(crate) fn text(shared: &Shared) -> String {
     let engine = shared.fs.engine().stats();
-    let fuse = shared.session.stats();
+    let fuse = shared.session.as_ref().map(|session| session.stats()).unwrap_or_default();
     let mount = escape(&shared.target.to_string_lossy());
     let image = escape(&shared.image.to_string_lossy());
     let mut text =

@@ -26,6 +26,9 @@ pub enum MountMethod {
     Fuse,
     /// The kernel, on files that FUSE serves: for images that are read on demand.
     FuseFile,
+    /// The kernel, on the cache's own files, before whose reading it asks: for images that are read
+    /// on demand.
+    Fanotify,
 }
 
 /// Which way was taken.
@@ -40,6 +43,8 @@ pub enum Method {
     KernelDevice,
     /// The kernel reads files that a process of ours serves; through these loop devices, if any.
     FuseFile(Vec<PathBuf>),
+    /// The kernel reads the cache's own files, and asks a process of ours before.
+    Fanotify,
     /// A process of ours serves it.
     Fuse,
 }
@@ -72,6 +77,7 @@ impl fmt::Display for Chosen {
                     write!(f, " (loop device {})", device.display())?;
                 }
             }
+            Method::Fanotify => f.write_str("mounted by the kernel, which asks before it reads")?,
             Method::Fuse => f.write_str("mounted by FUSE")?,
         }
         write!(f, ": {}", self.reason)
@@ -172,9 +178,10 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
         Ok(Outcome::Fuse(Box::new(FusePlan { image, spec: spec.clone(), chosen })))
     };
     match spec.method {
-        MountMethod::FuseFile => {
-            let what = "it is for images that are read on demand, which are named by a URL";
-            Err(Error::Option { option: String::from("--method fuse-file"), what })
+        MountMethod::FuseFile | MountMethod::Fanotify => {
+            let what =
+                "this method is for images that are read on demand, which are named by a URL";
+            Err(Error::Option { option: String::from("--method"), what })
         }
         MountMethod::Fuse => {
             spec.options.not_for_fuse().map_or(Ok(()), Err)?;

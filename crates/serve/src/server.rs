@@ -9,7 +9,7 @@ use crate::metrics::MetricsFile;
 use crate::mount::FusePlan;
 use crate::service::{Duties, Service};
 use crate::{Chosen, ErofsFs, Error, MountOptions, Result};
-use ferrofs_fuse::{Session, SessionStats, Surplus, Unmounter};
+use ferrofs_fuse::{Session, SessionStats, Unmounter};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::psi::MemoryPressure;
 use ferrofs_linux::signals::{Signal, Signals};
@@ -51,7 +51,8 @@ type Prepared = (Duties, Vec<(&'static str, String)>);
 pub struct Server {
     // Ends before the session does, which it refers to.
     _service: Service,
-    session: Arc<Session>,
+    /// None: the kernel serves itself.
+    session: Option<Arc<Session>>,
     fs: Arc<ErofsFs>,
     /// Known to whoever has mounted.
     chosen: Option<Chosen>,
@@ -80,7 +81,7 @@ impl Server {
             started: Instant::now(),
             by_kernel: false,
         };
-        let server = Self::assemble(fs, session, place, prepared)?;
+        let server = Self::assemble(fs, Some(session), place, prepared)?;
         Ok(Self { chosen: Some(chosen), ..server })
     }
 
@@ -93,7 +94,7 @@ impl Server {
     pub(crate) fn of_session(
         options: &MountOptions,
         fs: Arc<ErofsFs>,
-        session: Arc<Session>,
+        session: Option<Arc<Session>>,
         place: Place,
     ) -> Result<Self> {
         Self::assemble(fs, session, place, duties(options)?)
@@ -101,15 +102,20 @@ impl Server {
 
     fn assemble(
         fs: Arc<ErofsFs>,
-        session: Arc<Session>,
+        session: Option<Arc<Session>>,
         place: Place,
         (mut duties, mut facts): Prepared,
     ) -> Result<Self> {
         if let Some(takeovers) = place.takeovers {
             facts.push(("takeovers", takeovers.to_string()));
         }
-        if !place.by_kernel {
-            fs.set_page_cache(page_cache(&session)?);
+        // Who puts bytes into the kernel's page cache waits there, and cannot be killed, for pages that
+        // others read; if those who would answer them are killed at that moment, nobody dies and
+        // nobody takes over.
+        if let Some(session) = session.as_ref().filter(|_| place.takeovers.is_none()) {
+            let page_cache = session.notifier().surplus(PAGE_CACHE_QUEUE);
+            let fail = |error| Error::Io { doing: "start a thread", error };
+            fs.set_page_cache(page_cache.map_err(fail)?);
         }
         let mut notes = Vec::new();
         let listener = match place.device.ok_or_else(|| io::Error::other("its number is not known"))
@@ -127,7 +133,7 @@ impl Server {
         let socket = duties.control.as_ref().map(|listener| listener.file.clone());
         let shared = Shared {
             fs: Arc::clone(&fs),
-            session: Arc::clone(&session),
+            session: session.clone(),
             started: place.started,
             target: place.target,
             image: place.source,
@@ -175,12 +181,15 @@ impl Server {
     /// Unmounts, which ends [`Server::run`].
     #[must_use]
     pub fn unmounter(&self) -> Option<Unmounter> {
-        self.session.unmounter()
+        self.session.as_ref()?.unmounter()
     }
 
     /// Serves until the mount is gone.
     pub fn run(&self) -> Result<SessionStats> {
-        Ok(self.session.run()?)
+        match &self.session {
+            Some(session) => Ok(session.run()?),
+            None => Ok(SessionStats::default()),
+        }
     }
 
     /// Serves until the mount is gone; SIGINT, SIGTERM and SIGHUP unmount it. `say` gets what there
@@ -201,12 +210,6 @@ impl Server {
         }
         self.run()
     }
-}
-
-/// A way into the kernel's page cache.
-pub(crate) fn page_cache(session: &Session) -> Result<Surplus> {
-    let surplus = session.notifier().surplus(PAGE_CACHE_QUEUE);
-    surplus.map_err(|error| Error::Io { doing: "start a thread", error })
 }
 
 /// Sets up what the service thread needs besides the control socket, and what `get` tells of it.

@@ -6,19 +6,26 @@
 
 use crate::device_files::DeviceFiles;
 use crate::handover::{
-    Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
+    Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
-use crate::lazy::{LazyDevice, LazyImage};
-use crate::server::{self, Place, Server};
+use crate::keeper::marks::{self, Instance, Marks};
+use crate::lazy::{self, LazyDevice, LazyImage};
+use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
 use ferrofs_linux::UnmountFlags;
-use ferrofs_store::Blob;
+use ferrofs_linux::fanotify::PreAccess;
+use ferrofs_store::{Blob, KernelFiles, KernelHold, Policy};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
+
+/// Threads that fetch what the kernel asks for: they wait for the network.
+const FILLING_THREADS: usize = 16;
+/// No keeper has a descriptor of this number.
+const NUMBERS_END: i32 = 1 << 20;
 
 /// Works for the keeper at the other end of the standard input, until the mount is gone. The exit
 /// code: 0 if nothing is left to be served.
@@ -49,13 +56,19 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let LazyImage { image, blobs, devices } = if let Some(lazy) = &plan.lazy {
-        lazy.open(plan.patience())?
+    let opened = if let Some(lazy) = &plan.lazy {
+        let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
+        lazy.open(plan.patience(), policy)?
     } else {
         let image = plan.files().open_whole()?;
         LazyImage { image, blobs: Vec::new(), devices: Vec::new() }
     };
-    let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
+    let LazyImage { image, blobs, devices } = opened;
+    let opened = Opened {
+        devices: devices.len(),
+        metadata: lazy::metadata(&image, image.device_size(0).unwrap_or(0)),
+        obstacle: kernel::obstacle(&image),
+    };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
     say(socket, &ToKeeper::Prepared(opened))?;
     let (message, mut fds) = next(socket)?;
@@ -66,6 +79,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     match serve.front {
         Front::Tree => work.serve_tree(serve, device),
         Front::Files => work.serve_files(serve, device, devices),
+        Front::Marks => work.serve_marks(serve, device, &devices),
     }
 }
 
@@ -85,7 +99,7 @@ impl Work<'_> {
     fn serve_tree(self, mut serve: Serve, device: OwnedFd) -> Result<()> {
         let mounted = serve.mounted.take().ok_or(Error::Answer)?;
         let session = self.session(Arc::clone(&self.fs) as _, &serve, device)?;
-        self.control(&serve, &mounted, session)?.run().map(|_| ())
+        self.control(&serve, &mounted, Some(session))?.run().map(|_| ())
     }
 
     /// Answers for the devices, then hears where the kernel has mounted them.
@@ -97,7 +111,6 @@ impl Work<'_> {
     ) -> Result<()> {
         let files = Arc::new(DeviceFiles::new(devices));
         let session = self.session(Arc::clone(&files) as _, &serve, device)?;
-        files.set_page_cache(server::page_cache(&session)?);
         let served = Arc::clone(&session);
         let thread = std::thread::Builder::new()
             .name(String::from("files"))
@@ -112,10 +125,45 @@ impl Work<'_> {
             };
             mounted
         };
-        let server = self.control(&serve, &mounted, session)?;
+        let server = self.control(&serve, &mounted, Some(session))?;
         let ended = thread.join().map_err(|_| Error::Answer)?;
         drop(server);
         Ok(ended.map(|_| ())?)
+    }
+
+    /// Fetches what the kernel asks for, by the keeper, which alone answers.
+    fn serve_marks(self, mut serve: Serve, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
+        let socket = self.socket;
+        let filling = Filling::start(socket, devices)?;
+        let mounted = if let Some(mounted) = serve.mounted.take() {
+            mounted
+        } else {
+            let primary = devices.first().ok_or(Error::Answer)?;
+            lazy::complete(self.fs.engine().image(), primary, &self.plan.files().image)?;
+            for device in devices {
+                let KernelFiles { data, map, lock } = device.blob().kernel_files()?;
+                let fds = [data.as_fd(), map.as_fd(), lock.as_fd()];
+                send(socket, &ToKeeper::Files, &fds).map_err(tell_failed)?;
+            }
+            loop {
+                match next(socket)?.0 {
+                    ToWorker::Mounted(mounted) => break mounted,
+                    // The kernel may ask while it mounts.
+                    ToWorker::Fill(fill) => filling.add(fill),
+                    _ => return Err(Error::Answer),
+                }
+            }
+        };
+        let server = self.control(&serve, &mounted, None)?;
+        loop {
+            match receive(socket) {
+                Ok(Some((ToWorker::Fill(fill), _))) => filling.add(fill),
+                Ok(Some(_)) => return Err(Error::Answer),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        drop(server);
+        guard(&mounted, group, devices)
     }
 
     fn session(
@@ -126,7 +174,8 @@ impl Work<'_> {
     ) -> Result<Arc<Session>> {
         let mut config = self.plan.options()?.session(&self.plan.files().image.to_string_lossy());
         config.transport = Transport::Device;
-        let session = Session::from_fd(fs, device, serve.negotiated(), config)?;
+        let negotiated = serve.fuse.as_ref().ok_or(Error::Answer)?.negotiated();
+        let session = Session::from_fd(fs, device, negotiated, config)?;
         if serve.takeovers > 0 {
             session.resend()?;
         }
@@ -134,7 +183,12 @@ impl Work<'_> {
     }
 
     /// Lets itself be controlled, tells the keeper so, and watches it.
-    fn control(self, serve: &Serve, mounted: &Mounted, session: Arc<Session>) -> Result<Server> {
+    fn control(
+        self,
+        serve: &Serve,
+        mounted: &Mounted,
+        session: Option<Arc<Session>>,
+    ) -> Result<Server> {
         let place = Place {
             device: Some(mounted.device),
             target: PathBuf::from(&mounted.target),
@@ -142,12 +196,14 @@ impl Work<'_> {
             blobs: self.blobs,
             takeovers: Some(serve.takeovers),
             started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
-            by_kernel: serve.front == Front::Files,
+            by_kernel: serve.front != Front::Tree,
         };
         let server = Server::of_session(&self.plan.options()?, self.fs, session, place)?;
         let (metrics, notes) = (server.metrics(), server.notes().to_vec());
         say(self.socket, &ToKeeper::Serving(Serving { metrics, notes }))?;
-        watch_keeper(self.socket, mounted)?;
+        if serve.front != Front::Marks {
+            watch_keeper(self.socket, mounted)?;
+        }
         Ok(server)
     }
 }
@@ -156,6 +212,71 @@ fn next(socket: &OwnedFd) -> Result<(ToWorker, Vec<OwnedFd>)> {
     let received =
         receive(socket).map_err(|error| Error::Io { doing: "hear the keeper", error })?;
     received.ok_or(Error::Answer)
+}
+
+fn tell_failed(error: io::Error) -> Error {
+    Error::Io { doing: "tell the keeper", error }
+}
+
+/// Threads that fetch what is asked for.
+struct Filling {
+    queue: mpsc::Sender<Fill>,
+}
+
+impl Filling {
+    fn start(socket: &OwnedFd, devices: &[LazyDevice]) -> Result<Self> {
+        let (queue, fills) = mpsc::channel::<Fill>();
+        let fills = Arc::new(Mutex::new(fills));
+        for _ in 0..FILLING_THREADS {
+            let socket = socket.try_clone().map_err(tell_failed)?;
+            let (fills, devices) = (Arc::clone(&fills), devices.to_vec());
+            let work = move || {
+                loop {
+                    let next = fills.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(fill) = next else { return };
+                    if let Some(device) = devices.get(fill.device) {
+                        // Why not is in the log; what is present is seen in the map.
+                        let _ = device.fetch(fill.start..fill.end);
+                    }
+                    if send(&socket, &ToKeeper::Filled(fill.id), &[]).is_err() {
+                        return;
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name(String::from("fill"));
+            thread.spawn(work).map_err(|error| Error::Io { doing: "start a thread", error })?;
+        }
+        Ok(Self { queue })
+    }
+
+    fn add(&self, fill: Fill) {
+        // The threads end with the keeper only, and then nobody waits for an answer.
+        let _ = self.queue.send(fill);
+    }
+}
+
+/// The keeper is done, or gone: then who reads what is not there must get errors from here.
+fn guard(mounted: &Mounted, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
+    let fail = |error| Error::Io { doing: "guard the mount", error };
+    let (target, names) = (PathBuf::from(&mounted.target), mounted.instance.clone());
+    let instance = Instance::new(target.clone(), mounted.device, names).map_err(fail)?;
+    if !instance.lives() {
+        return Ok(());
+    }
+    tracing::error!("the keeper is gone; the mount ends");
+    let unmounter = Unmounter::existing(target, mounted.device, MountHow::Direct);
+    if let Err(error) = unmounter.unmount(UnmountFlags { lazy: true, force: false }) {
+        tracing::error!(%error, "the mount stays");
+    }
+    let holds = devices.iter().map(|device| {
+        let files = device.blob().kernel_files()?;
+        KernelHold::new(files).map_err(fail)
+    });
+    // If a hold cannot be had everything is refused, which is as safe.
+    let holds = holds.collect::<Result<Vec<_>>>().unwrap_or_default();
+    let mut marks = Marks::new(PreAccess::adopt(group), holds);
+    marks::guard(&mut marks, &instance, NUMBERS_END);
+    Ok(())
 }
 
 /// Ends the mount and this process when the keeper does.

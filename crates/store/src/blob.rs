@@ -110,13 +110,6 @@ impl Blob {
         result
     }
 
-    /// Fills `buf` from `offset` on if all of that is present; whether it was. Fetches nothing and
-    /// counts for nothing.
-    pub fn read_if_present(&self, buf: &mut [u8], offset: u64) -> Result<bool, StoreError> {
-        let range = self.inner.range(offset, buf.len() as u64)?;
-        Ok(range.is_empty() || self.inner.read_present(buf, &range)?)
-    }
-
     /// As [`Blob::read_exact_at`], into several buffers one after the other.
     pub fn read_vectored_exact_at(
         &self,

@@ -206,7 +206,7 @@ impl Cache {
             None => self.learn_size(&id, &spec, demand, start)?,
         };
         let meta = files::Meta::new(&id, size, &spec);
-        let how = OpenHow { demand, start, for_kernel: spec.policy.for_kernel };
+        let how = OpenHow { demand, start, writes: !spec.policy.for_kernel };
         let opened = Files::open(&self.inner.root, &id, size, Some(&meta), &how)?;
         let (grain, group) = table.as_ref().map_or((4096, 64 << 10), |table: &Arc<Table>| {
             let geometry = table.layout().geometry();

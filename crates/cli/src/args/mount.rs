@@ -69,7 +69,9 @@ pub(crate) struct MountArgs {
 
     /// The way to mount. Of images on this machine: `kernel` (as --kernel) or `fuse` (as --fuse). Of
     /// images that are read on demand: `fuse` shows the tree; `fuse-file` shows the kernel the image's
-    /// bytes, and the kernel mounts it. `auto` takes the kernel where it can, and says what it took
+    /// bytes, and the kernel mounts that; `fanotify` lets the kernel read the cache's own files, and
+    /// ask before (all metadata is fetched first; nobody else can use the image's blob meanwhile).
+    /// `auto` takes kernel or fuse-file where that works, else fuse, and says what it took
     #[arg(long, value_name = "METHOD", default_value = "auto", conflicts_with_all = ["kernel", "fuse"])]
     pub(crate) method: Method,
 
@@ -162,6 +164,7 @@ pub(crate) enum Method {
     Kernel,
     Fuse,
     FuseFile,
+    Fanotify,
 }
 
 /// `9100`, `127.0.0.1:9100`, `[::]:9100`.

@@ -137,6 +137,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         (_, true, _) | (_, _, Method::Fuse) => MountMethod::Fuse,
         (_, _, Method::Auto) => MountMethod::Auto,
         (_, _, Method::FuseFile) => MountMethod::FuseFile,
+        (_, _, Method::Fanotify) => MountMethod::Fanotify,
     };
     let log = match &args.log {
         Some(path) => {

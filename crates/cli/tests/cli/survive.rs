@@ -118,7 +118,7 @@ fn no_reader_notices_workers_that_are_killed() {
 
 #[test]
 fn no_reader_notices_killed_workers_of_an_image_read_on_demand() {
-    for method in ["fuse", "fuse-file"] {
+    for method in ["fuse", "fuse-file", "fanotify"] {
         let scratch = scratch();
         if let Some(kept) = Kept::lazy(&scratch, method, "hard") {
             let value = run("ctl {} stats --json", &[&kept.target]).ok();
@@ -133,6 +133,80 @@ fn open_cold(kept: &Kept) -> std::fs::File {
     let file = std::fs::File::open(kept.target.join("many/7")).unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     file
+}
+
+/// Reads everything below `many` in parallel; every file is right or an error, which are counted.
+fn read_all(scratch: &Scratch, files: &[std::fs::File]) -> usize {
+    let errors = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for (number, mut file) in files.iter().enumerate() {
+            let errors = &errors;
+            let source = scratch.tree().join("many").join(number.to_string());
+            scope.spawn(move || {
+                let mut found = Vec::new();
+                if std::io::Read::read_to_end(&mut file, &mut found).is_err() {
+                    errors.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                assert!(found == std::fs::read(source).unwrap(), "wrong bytes of {number}");
+            });
+        }
+    });
+    errors.load(Ordering::SeqCst) as usize
+}
+
+/// The kernel reads holes as zeros if nobody keeps it waiting any more: the worker must, when the
+/// keeper is gone, and the keeper when no worker comes.
+#[test]
+fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
+    for dies in ["keeper", "worker"] {
+        let scratch = incompressible();
+        let Some(mut kept) = Kept::lazy(&scratch, "fanotify", "soft=1") else { return };
+        let worker = kept.worker().unwrap();
+        let open = |number: usize| {
+            std::fs::File::open(kept.target.join("many").join(number.to_string())).unwrap()
+        };
+        let files: Vec<_> = (0..40).map(open).collect();
+        if dies == "keeper" {
+            kept.keeper.kill().unwrap();
+            kept.keeper.wait().unwrap();
+        } else {
+            // Without its image no worker can go on.
+            std::fs::remove_file(scratch.path("image.erofs")).unwrap();
+            kill_process(worker, Signal::KILL).unwrap();
+        }
+        let errors = read_all(&scratch, &files);
+        assert!(errors > 30, "{dies}: {errors} errors; few of 40 files were there");
+        drop(files);
+        if dies == "worker" {
+            run("umount {}", &[&kept.target]).ok();
+            assert!(!kept.ended().success());
+        } else {
+            let begin = Instant::now();
+            while test_kill_process(worker).is_ok() {
+                assert!(begin.elapsed() < LIMIT, "the worker lives on");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert!(!kept.is_mounted());
+    }
+}
+
+/// Files that are each larger than what is fetched with others.
+fn incompressible() -> Scratch {
+    let scratch = Scratch::new();
+    let folder = scratch.tree().join("many");
+    std::fs::create_dir(&folder).unwrap();
+    let mut seed = 3_u64;
+    for number in 0..40_u32 {
+        let mut bytes = Vec::with_capacity(300_000);
+        while bytes.len() < 300_000 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            bytes.extend_from_slice(&(seed >> 32).to_le_bytes());
+        }
+        std::fs::write(folder.join(number.to_string()), bytes).unwrap();
+    }
+    scratch
 }
 
 #[test]
@@ -215,8 +289,14 @@ fn kill_workers_under_readers(scratch: &Scratch, mut kept: Kept) {
         assert!(reads.load(Ordering::SeqCst) >= before + 20, "readers hang");
     });
     assert_eq!(wrong.load(Ordering::SeqCst), 0);
-    assert!(kept.ask("takeovers").unwrap() >= 20);
-    let worker = kept.worker().unwrap();
+    let begin = Instant::now();
+    // The last one may just be coming.
+    let worker = loop {
+        assert!(begin.elapsed() < LIMIT, "no worker comes");
+        if let (Some(20..), Some(worker)) = (kept.ask("takeovers"), kept.worker()) {
+            break worker;
+        }
+    };
     run("umount {}", &[&kept.target]).ok();
     assert!(kept.ended().success());
     assert!(!kept.is_mounted());

@@ -34,7 +34,8 @@ const PREFETCH_PIECE: u64 = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) fs: Arc<ErofsFs>,
-    pub(crate) session: Arc<Session>,
+    /// None: the kernel serves itself.
+    pub(crate) session: Option<Arc<Session>>,
     pub(crate) started: Instant,
     /// Where it is mounted.
     pub(crate) target: PathBuf,
@@ -85,8 +86,12 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
     }
     match command {
         Command::Stats => {
-            let mut snapshot =
-                Snapshot::new(&engine.stats(), &shared.session.stats(), shared.started.elapsed());
+            let session = shared.session.as_ref().map(|session| session.stats());
+            let mut snapshot = Snapshot::new(
+                &engine.stats(),
+                &session.unwrap_or_default(),
+                shared.started.elapsed(),
+            );
             if let Some(takeovers) = shared.takeovers {
                 snapshot.fuse.insert(String::from("takeovers"), takeovers);
             }
@@ -144,9 +149,10 @@ fn get(shared: &Shared) -> Value {
     found.insert(String::from("mount"), shared.target.to_string_lossy().into());
     found.insert(String::from("pid"), std::process::id().to_string().into());
     found.insert(String::from("version"), env!("CARGO_PKG_VERSION").into());
-    let transport = match shared.session.transport() {
-        Transport::Ring => "io_uring",
-        _ => "/dev/fuse",
+    let transport = match shared.session.as_ref().map(|session| session.transport()) {
+        Some(Transport::Ring) => "io_uring",
+        Some(_) => "/dev/fuse",
+        None => "fanotify",
     };
     found.insert(String::from("transport"), transport.into());
     for (name, value) in &shared.facts {

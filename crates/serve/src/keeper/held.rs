@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a keeper holds: a mount by FUSE, or one by the kernel on files that FUSE serves.
+//! What a keeper holds: a mount by FUSE, or one by the kernel, on files that FUSE serves or on the
+//! cache's own.
 //!
-//! Refuses to know workers. Invariant: where nobody answers any more, readers get errors: what is
-//! held ends with its descriptors.
+//! Refuses to know workers. Invariant: where nobody answers any more, readers get errors.
 
 use crate::control;
 use crate::device_files;
-use crate::handover::{Front, Mounted, Opened};
+use crate::handover::{Fill, Front, Fuse, Mounted, Opened};
+use crate::keeper::marks::{self, Instance, Marks};
 use crate::{Error, MountMethod, MountSpec, Result};
-use ferrofs_fuse::{Connection, MountHow, Negotiated, Unmounter};
+use ferrofs_fuse::{Connection, MountHow, Unmounter};
 use ferrofs_linux::{MountFlags, MountRequest, mountinfo};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
+use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// How often it is looked whether a detached mount is still in use.
+const DETACHED_STEP: Duration = Duration::from_millis(100);
 /// How often it is looked whether the kernel has mounted.
 pub(super) const MOUNTING_STEP: Duration = Duration::from_millis(5);
 
@@ -31,6 +37,16 @@ pub(super) enum Held {
         /// Of the kernel's mount, and how the worker is told of it.
         unmounter: Option<(Unmounter, Mounted)>,
     },
+    /// The kernel's EROFS is mounted on the cache's own files, and asks before it reads them.
+    Marks(Box<Asking>),
+}
+
+/// A mount that asks.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) marks: Marks,
+    /// Of the kernel's mount, once it is made.
+    pub(super) mounted: Option<(Unmounter, Mounted, Instance)>,
 }
 
 impl Held {
@@ -38,32 +54,84 @@ impl Held {
         match self {
             Self::Tree(_) => Front::Tree,
             Self::Files { .. } => Front::Files,
+            Self::Marks(_) => Front::Marks,
         }
     }
 
-    const fn connection(&self) -> &Connection {
+    const fn connection(&self) -> Option<&Connection> {
         match self {
-            Self::Tree(connection) | Self::Files { connection, .. } => connection,
+            Self::Tree(connection) | Self::Files { connection, .. } => Some(connection),
+            Self::Marks(_) => None,
         }
     }
 
-    /// What a poll of tells an error of when the mount is gone; none once it is abandoned.
+    /// What the worker gets; none once it is abandoned.
     pub(super) fn device(&self) -> Option<BorrowedFd<'_>> {
-        self.connection().device()
+        match self {
+            Self::Tree(connection) | Self::Files { connection, .. } => connection.device(),
+            Self::Marks(asking) => Some(asking.marks.group()),
+        }
     }
 
-    pub(super) fn negotiated(&self) -> &Negotiated {
-        self.connection().negotiated()
+    /// What to poll for: that something is to be done about the mount, or that it may be gone.
+    pub(super) fn polls(&self) -> Vec<PollFd<'_>> {
+        match self {
+            // Of the device only its end is told.
+            Self::Tree(connection) | Self::Files { connection, .. } => {
+                let device = connection.device();
+                device
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty()))
+                    .into_iter()
+                    .collect()
+            }
+            Self::Marks(asking) => {
+                let list = asking.mounted.as_ref().map(|(.., instance)| {
+                    PollFd::from_borrowed_fd(instance.changes(), PollFlags::PRI)
+                });
+                let group = PollFd::from_borrowed_fd(asking.marks.group(), PollFlags::IN);
+                std::iter::once(group).chain(list).collect()
+            }
+        }
     }
 
+    /// After a poll, or the time of [`Held::look_again`]: whether the mount is gone, and what must be
+    /// fetched. `worker`: its process.
+    pub(super) fn look(&mut self, worker: Option<i32>) -> io::Result<(bool, Vec<Fill>)> {
+        match self {
+            Self::Tree(_) | Self::Files { .. } => Ok((true, Vec::new())),
+            Self::Marks(asking) => {
+                let fills = asking.marks.asked(worker)?;
+                let gone = asking.mounted.as_ref().is_some_and(|(.., at)| !at.lives());
+                Ok((gone, fills))
+            }
+        }
+    }
+
+    /// Nothing tells the end of a mount that is detached but in use: when to look.
+    pub(super) fn look_again(&self) -> Option<Duration> {
+        match self {
+            Self::Marks(asking) => {
+                let (.., instance) = asking.mounted.as_ref()?;
+                (!instance.is_mounted()).then_some(DETACHED_STEP)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn fuse(&self) -> Option<Fuse> {
+        self.connection().map(|connection| Fuse::from(connection.negotiated()))
+    }
+
+    /// Whether what a dead worker left unanswered can be answered by the next.
     pub(super) fn can_resend(&self) -> bool {
-        self.negotiated().can_resend()
+        self.connection().is_none_or(|connection| connection.negotiated().can_resend())
     }
 
     pub(super) fn unmounter(&self) -> Option<&Unmounter> {
         match self {
             Self::Tree(connection) => connection.unmounter(),
             Self::Files { unmounter, .. } => unmounter.as_ref().map(|(unmounter, _)| unmounter),
+            Self::Marks(asking) => asking.mounted.as_ref().map(|(unmounter, ..)| unmounter),
         }
     }
 
@@ -76,31 +144,54 @@ impl Held {
                     target: unmounter.target().as_os_str().to_owned(),
                     device: unmounter.device()?,
                     by_helper: connection.how() == MountHow::Helper,
+                    instance: Vec::new(),
                 })
             }
             Self::Files { unmounter, .. } => unmounter.as_ref().map(|(_, mounted)| mounted.clone()),
+            Self::Marks(asking) => asking.mounted.as_ref().map(|(_, mounted, _)| mounted.clone()),
         }
     }
 
     /// The kernel has mounted EROFS.
-    pub(super) fn set_mounted(&mut self, mounted: &Mounted) {
-        if let Self::Files { unmounter, .. } = self {
-            let target = PathBuf::from(&mounted.target);
-            let found = Unmounter::existing(target, mounted.device, MountHow::Direct);
-            *unmounter = Some((found, mounted.clone()));
+    pub(super) fn set_mounted(&mut self, mounted: &Mounted) -> io::Result<()> {
+        let target = PathBuf::from(&mounted.target);
+        let found = Unmounter::existing(target.clone(), mounted.device, MountHow::Direct);
+        match self {
+            Self::Tree(_) => {}
+            Self::Files { unmounter, .. } => *unmounter = Some((found, mounted.clone())),
+            Self::Marks(asking) => {
+                let names = mounted.instance.clone();
+                let instance = Instance::new(target, mounted.device, names)?;
+                asking.mounted = Some((found, mounted.clone(), instance));
+            }
         }
+        Ok(())
     }
 
     /// Lets everything asked of the mount fail from now on, if no other process has it.
     pub(super) fn abandon(&mut self) {
         match self {
             Self::Tree(connection) | Self::Files { connection, .. } => connection.abandon(),
+            Self::Marks(asking) => {
+                if let Err(error) = asking.marks.refuse() {
+                    tracing::error!(%error, "a reader may wait for ever");
+                }
+            }
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if let Self::Marks(asking) = self
+            && let Asking { marks, mounted: Some((unmounter, _, instance)) } = &mut **asking
+        {
+            // The group must not be let go of before nobody can read any more.
+            let flags = ferrofs_linux::UnmountFlags { lazy: true, force: false };
+            let _ = unmounter.unmount(flags);
+            marks::guard(marks, instance, 0);
+            return;
+        }
         if let Self::Files { connection, unmounter: Some((unmounter, _)) } = self
             && connection.device().is_some()
         {
@@ -114,6 +205,8 @@ impl Drop for Held {
 
 /// How an image that is read on demand is to be mounted.
 pub(super) enum Choice {
+    /// By the kernel on the cache's own files.
+    Marks,
     /// By FUSE, and why.
     Tree(String),
     /// By the kernel on files, and why; if it refuses, perhaps by FUSE.
@@ -134,13 +227,14 @@ pub(super) fn choose(spec: &MountSpec, opened: &Opened) -> Result<Choice> {
             spec.options.not_for_fuse().map_or(Ok(()), Err)?;
             Ok(Choice::Tree(String::from("as asked")))
         }
-        MountMethod::Kernel | MountMethod::FuseFile => {
+        MountMethod::Kernel | MountMethod::FuseFile | MountMethod::Fanotify => {
             if let Some(option) = only_for_tree {
                 let what = "only mounts by FUSE alone have it (--fuse)";
                 return Err(Error::Option { option, what });
             }
             match &opened.obstacle {
                 Some(reason) => Err(Error::Obstacle { reason: reason.clone() }),
+                None if spec.method == MountMethod::Fanotify => Ok(Choice::Marks),
                 None => Ok(Choice::Files { or_tree: false, reason: String::from("as asked") }),
             }
         }
@@ -165,7 +259,7 @@ pub(super) struct Found {
 pub(super) struct Mounting(JoinHandle<Result<Found>>);
 
 impl Mounting {
-    pub(super) fn start(spec: &MountSpec, root: OwnedFd, devices: usize) -> Result<Self> {
+    pub(super) fn start(spec: &MountSpec, files: Files) -> Result<Self> {
         let request = MountRequest {
             target: spec.target.clone(),
             options: spec.options.kernel_options(),
@@ -179,7 +273,7 @@ impl Mounting {
         };
         let thread = std::thread::Builder::new().name(String::from("mount"));
         let image = spec.files.image.clone();
-        let work = move || mount(request, &root, devices, &image);
+        let work = move || mount(request, files, &image);
         let thread = thread.spawn(work);
         thread.map(Self).map_err(|error| Error::Io { doing: "start a thread", error })
     }
@@ -220,15 +314,38 @@ impl Drop for Shown {
     }
 }
 
-fn mount(mut request: MountRequest, root: &OwnedFd, devices: usize, image: &Path) -> Result<Found> {
+/// What the kernel is to mount.
+pub(super) enum Files {
+    /// So many files in this root. Of the first the kernel will read `metadata` (from where, how
+    /// much) page by page: it is asked for in large pieces before.
+    Served { root: OwnedFd, devices: usize, metadata: (u64, u64) },
+    /// These.
+    Own(Vec<File>),
+}
+
+impl Files {
+    fn open(self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Own(files) => Ok(files.into_iter().map(OwnedFd::from).collect()),
+            Self::Served { root, devices, .. } => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let open = |index| {
+                    rustix::fs::openat(&root, device_files::name(index), flags, Mode::empty())
+                };
+                Ok((0..devices).map(open).collect::<rustix::io::Result<_>>()?)
+            }
+        }
+    }
+}
+
+fn mount(mut request: MountRequest, files: Files, image: &Path) -> Result<Found> {
     let fail = |doing| move |error| Error::Io { doing, error };
-    let open = |index| {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(root, device_files::name(index), flags, Mode::empty())
+    let metadata = match &files {
+        Files::Served { metadata, .. } => Some(*metadata),
+        Files::Own(_) => None,
     };
-    let files: rustix::io::Result<Vec<OwnedFd>> = (0..devices).map(open).collect();
-    let files = files.map_err(|errno| fail("open what is served")(errno.into()))?;
-    // Nowhere else is there a path to them.
+    let files = files.open().map_err(fail("open what is to be mounted"))?;
+    // What is served has no other path.
     let mut paths =
         files.iter().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
     request.source = paths.next().ok_or(Error::Answer)?;
@@ -238,9 +355,22 @@ fn mount(mut request: MountRequest, root: &OwnedFd, devices: usize, image: &Path
         request.source.clone_from(&shown.link);
     }
     let target = request.target.canonicalize().map_err(fail("find the directory to mount on"))?;
-    let mounted = ferrofs_linux::mount_erofs(&request)?;
+    let before = Instance::names();
+    let loop_devices = if let Some((start, len)) = metadata {
+        if let (Some(file), Some(len)) = (files.first(), NonZeroU64::new(len)) {
+            // A wish: without it the kernel asks for each page.
+            let _ = rustix::fs::fadvise(file, start, Some(len), rustix::fs::Advice::WillNeed);
+        }
+        ferrofs_linux::mount_erofs(&request)?.loop_devices
+    } else {
+        // A loop device would read without asking.
+        ferrofs_linux::mount_erofs_on_files(&request)?;
+        Vec::new()
+    };
     let entry = mountinfo::find(&target).map_err(fail("read the list of mounts"))?;
     let entry = entry.ok_or_else(|| Error::NotMounted { path: target.clone() })?;
-    let told = Mounted { target: target.into(), device: entry.device, by_helper: false };
-    Ok(Found { told, loop_devices: mounted.loop_devices })
+    let instance = Instance::names().difference(&before).cloned().collect();
+    let device = entry.device;
+    let told = Mounted { target: target.into(), device, by_helper: false, instance };
+    Ok(Found { told, loop_devices })
 }

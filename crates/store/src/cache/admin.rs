@@ -107,7 +107,7 @@ impl Cache {
     pub fn presence(&self, id: &BlobId) -> Result<Vec<Range<u64>>, StoreError> {
         let size = self.info(id)?.size.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
         let demand = Demand::default();
-        let how = OpenHow { demand: &demand, start: Instant::now(), for_kernel: false };
+        let how = OpenHow { demand: &demand, start: Instant::now(), writes: false };
         let opened = Files::open(&self.inner.root, id, size, None, &how)?;
         Ok(present(&opened.map, size))
     }
@@ -123,7 +123,7 @@ impl Cache {
         let info = self.info(id)?;
         let size = info.size.ok_or_else(|| StoreError::Unknown { blob: id.clone() })?;
         let demand = Demand::default();
-        let how = OpenHow { demand: &demand, start: Instant::now(), for_kernel: false };
+        let how = OpenHow { demand: &demand, start: Instant::now(), writes: false };
         let opened = Files::open(&self.inner.root, id, size, None, &how)?;
         let mut check = Check {
             id,

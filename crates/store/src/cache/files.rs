@@ -31,6 +31,8 @@ const BYTE_GRAINS: u64 = 4096;
 const PAUSE: Duration = Duration::from_millis(1);
 /// A sync of a slow disk may take as long.
 const LOG_PATIENCE: Duration = Duration::from_secs(120);
+/// A mount that is gone has its keeper for a moment yet.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(2);
 /// What a `meta` may have.
 const META_MAX: usize = 64 << 10;
 
@@ -89,8 +91,8 @@ impl Meta {
 pub(super) struct OpenHow<'a> {
     pub(super) demand: &'a Demand,
     pub(super) start: Instant,
-    /// For a worker that fills what a [`KernelHold`](super::KernelHold) stands for.
-    pub(super) for_kernel: bool,
+    /// By somebody who writes data, but not for a [`KernelHold`](super::KernelHold).
+    pub(super) writes: bool,
 }
 
 /// Takes what must be held of a blob's `lock` as long as the kernel reads its data after asking: it
@@ -188,7 +190,10 @@ impl Files {
                 {
                     return Ok(None);
                 }
-                if !how.for_kernel && !ofd::try_lock(&lock, BYTE_WRITE, 1, OfdLock::Shared)? {
+                if how.writes && !ofd::try_lock(&lock, BYTE_WRITE, 1, OfdLock::Shared)? {
+                    if start.elapsed() < KERNEL_PATIENCE {
+                        return Ok(None);
+                    }
                     return Err(io::ErrorKind::ResourceBusy.into());
                 }
                 let (data, map, log, dirty) = order(&folder, size, alone, meta)?;
