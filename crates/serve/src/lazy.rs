@@ -5,6 +5,7 @@
 //! travel. Invariants: a device gives the blob's bytes or an error; nothing is read without a digest
 //! table unless the user has said so.
 
+use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 use ferrofs_image::{Image, OpenOptions, ReadAt};
 use ferrofs_store::source::remote::Location;
@@ -23,10 +24,6 @@ use std::time::Duration;
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
 const HEAD_LEN: u64 = 256 << 10;
-/// Metadata that is fetched ahead, in the background.
-const METADATA_LEN: u64 = 2 << 20;
-/// Of that, at once: readers of the same are not to wait for the rest.
-const METADATA_PIECE: u64 = 256 << 10;
 /// How long an image may take to be found and opened.
 const OPEN_TIME: Duration = Duration::from_secs(60);
 
@@ -50,6 +47,16 @@ pub struct LazySpec {
     pub mirrors: Vec<String>,
     /// Bytes a second that may be fetched.
     pub bandwidth: Option<u64>,
+    /// What is fetched though nobody asks for it.
+    pub prefetch: PrefetchWhat,
+    /// A file with paths in the image, one a line, that are fetched at once (an absolute path).
+    pub prefetch_list: Option<OsString>,
+    /// Bytes a second of what nobody waits for.
+    pub prefetch_bandwidth: Option<u64>,
+    /// The trace that is replayed.
+    pub trace: TraceFrom,
+    /// The file into which is recorded what is read (an absolute path).
+    pub record: Option<OsString>,
 }
 
 /// An opened image that is read on demand.
@@ -60,6 +67,15 @@ pub(crate) struct LazyImage {
     pub(crate) blobs: Vec<Blob>,
     /// How they are read.
     pub(crate) devices: Vec<LazyDevice>,
+    /// Where it comes from, if not from files.
+    pub(crate) whence: Option<Whence>,
+}
+
+/// Where an image comes from.
+#[derive(Debug)]
+pub(crate) struct Whence {
+    pub(crate) found: FoundImage,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// A blob as a device of an image.
@@ -70,6 +86,10 @@ pub(crate) struct LazyDevice {
 }
 
 impl LazyDevice {
+    pub(crate) const fn new(blob: Blob, demand: Demand) -> Self {
+        Self { blob, demand }
+    }
+
     /// The longest beginning of `range` that is present, if any is.
     pub(crate) fn read_present(&self, range: Range<u64>) -> Option<Vec<u8>> {
         let missing = self.blob.missing(range.clone());
@@ -123,15 +143,21 @@ impl LazySpec {
                 .map_err(|error| Error::Open { path: parent.to_owned(), error })?;
         }
         let config = CacheConfig { bytes_max: self.cache_bytes, ..CacheConfig::new(folder) };
-        let limits = LimitConfig { bytes_per_second: self.bandwidth, ..LimitConfig::default() };
-        let opener = Opener::new(Cache::open(config)?, Arc::new(Limits::new(limits)))?;
+        let limits = Arc::new(Limits::new(LimitConfig {
+            bytes_per_second: self.bandwidth,
+            prefetch_bytes_per_second: self.prefetch_bandwidth,
+            ..LimitConfig::default()
+        }));
+        let opener = Opener::new(Cache::open(config)?, Arc::clone(&limits))?;
         let found = opener.find(&self.place()?, OPEN_TIME)?;
         let deadline = match patience {
             Patience::Hard => Deadline::Hard,
             Patience::Soft(time) => Deadline::Soft(time),
         };
         let demand = Demand { deadline, ..Demand::default() };
-        Opening { spec: self, opener, found, demand }.image()
+        let opening = Opening { spec: self, opener, found, demand };
+        let image = opening.image()?;
+        Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), ..image })
     }
 
     fn place(&self) -> Result<ImagePlace> {
@@ -190,32 +216,14 @@ impl Opening<'_> {
     }
 
     fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
-        read_ahead(&image, &blobs);
-        let devices = blobs.iter().map(|blob| self.device(blob)).collect();
-        LazyImage { image, blobs, devices }
-    }
-}
-
-/// Fetches metadata in the background, as much as is worth it: whoever looks for a file needs pages
-/// here and there of it, each of which would be a request.
-fn read_ahead(image: &Image, blobs: &[Blob]) {
-    let Some(blob) = blobs.first().cloned() else { return };
-    let start = image.superblock().meta_base().min(blob.size());
-    let end = start.saturating_add(METADATA_LEN).min(blob.size());
-    let work = move || {
-        let mut at = start;
-        while at < end {
-            let next = at.saturating_add(METADATA_PIECE).min(end);
-            if let Err(error) = blob.fill(at..next, &Demand::prefetch()) {
-                // Who needs it will fetch it, or get the error.
-                tracing::debug!(%error, "metadata was not fetched ahead");
-                return;
-            }
-            at = next;
+        if self.spec.prefetch != PrefetchWhat::None
+            && let Some(blob) = blobs.first()
+        {
+            prefetch::metadata(blob.clone(), image.superblock().meta_base());
         }
-    };
-    // Without the thread readers fetch what they need.
-    let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
+        let devices = blobs.iter().map(|blob| self.device(blob)).collect();
+        LazyImage { image, blobs, devices, whence: None }
+    }
 }
 
 /// The counters of all blobs together.

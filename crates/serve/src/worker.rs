@@ -8,7 +8,8 @@ use crate::device_files::DeviceFiles;
 use crate::handover::{
     Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
-use crate::lazy::{LazyDevice, LazyImage};
+use crate::lazy::{LazyDevice, LazyImage, LazySpec, Whence};
+use crate::prefetch::{Ahead, Recording};
 use crate::server::{self, Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
@@ -49,11 +50,11 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let LazyImage { image, blobs, devices } = if let Some(lazy) = &plan.lazy {
+    let LazyImage { image, blobs, devices, whence } = if let Some(lazy) = &plan.lazy {
         lazy.open(plan.patience())?
     } else {
         let image = plan.files().open_whole()?;
-        LazyImage { image, blobs: Vec::new(), devices: Vec::new() }
+        LazyImage { image, blobs: Vec::new(), devices: Vec::new(), whence: None }
     };
     let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
@@ -62,11 +63,35 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
     };
-    let work = Work { socket, plan: &plan, fs, blobs };
-    match serve.front {
+    let ahead = match (&plan.lazy, whence) {
+        (Some(lazy), Some(whence)) => Some(Arc::new(begin_ahead(lazy, whence, &blobs, &serve)?)),
+        _ => None,
+    };
+    let work = Work { socket, plan: &plan, fs, blobs, ahead: ahead.clone() };
+    let served = match serve.front {
         Front::Tree => work.serve_tree(serve, device),
         Front::Files => work.serve_files(serve, device, devices),
+    };
+    if let Some(ahead) = ahead {
+        ahead.finish();
     }
+    served
+}
+
+/// Begins to record and to fetch what nobody waits for.
+fn begin_ahead(lazy: &LazySpec, whence: Whence, blobs: &[Blob], serve: &Serve) -> Result<Ahead> {
+    let begin = |target| Recording::start(target, blobs, serve.takeovers, serve.uptime);
+    let recording = lazy.record.as_ref().map(PathBuf::from).map(begin).transpose();
+    let recording = match recording {
+        Ok(recording) => recording,
+        // The first worker fails the mount; a later one must not.
+        Err(error) if serve.takeovers > 0 => {
+            tracing::error!(%error, "nothing is recorded any more");
+            None
+        }
+        Err(error) => return Err(Error::Io { doing: "record a trace", error }),
+    };
+    Ok(Ahead::start(lazy, whence, blobs, recording))
 }
 
 fn say(socket: &OwnedFd, message: &ToKeeper) -> Result<()> {
@@ -79,6 +104,7 @@ struct Work<'a> {
     plan: &'a Plan,
     fs: Arc<ErofsFs>,
     blobs: Vec<Blob>,
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Work<'_> {
@@ -140,6 +166,7 @@ impl Work<'_> {
             target: PathBuf::from(&mounted.target),
             source: self.plan.files().image,
             blobs: self.blobs,
+            ahead: self.ahead,
             takeovers: Some(serve.takeovers),
             started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
             by_kernel: serve.front == Front::Files,

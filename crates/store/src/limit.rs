@@ -339,8 +339,9 @@ mod tests {
             limits(LimitConfig { bytes_per_second: Some(1), ..LimitConfig::default() });
         let cancel = Cancel::new();
         cancel.cancel();
-        limits.take(MIB, &Demand { cancel: Some(cancel.clone()), ..Demand::default() });
-        limits.take(MIB, &Demand { cancel: Some(cancel.clone()), ..Demand::default() });
+        let demand = Demand { cancel: Some(cancel), ..Demand::default() };
+        limits.take(MIB, &demand);
+        limits.take(MIB, &demand);
         assert_eq!(clock.elapsed(), Duration::ZERO);
     }
 
