@@ -90,8 +90,12 @@ impl LazyDevice {
         Self { blob, demand }
     }
 
-    /// The longest beginning of `range` that is present, if any is.
+    /// The longest beginning of `range` that is present, if any is; nothing while it is recorded what
+    /// readers ask for.
     pub(crate) fn read_present(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        if self.blob.is_recorded() {
+            return None;
+        }
         let missing = self.blob.missing(range.clone());
         let end = missing.first().map_or(range.end, |missing| missing.start.min(range.end));
         let len = usize::try_from(end.checked_sub(range.start)?).ok().filter(|len| *len > 0)?;
@@ -216,10 +220,8 @@ impl Opening<'_> {
     }
 
     fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
-        if self.spec.prefetch != PrefetchWhat::None
-            && let Some(blob) = blobs.first()
-        {
-            prefetch::metadata(blob.clone(), image.superblock().meta_base());
+        if self.spec.prefetch != PrefetchWhat::None {
+            prefetch::metadata(&blobs);
         }
         let devices = blobs.iter().map(|blob| self.device(blob)).collect();
         LazyImage { image, blobs, devices, whence: None }

@@ -21,6 +21,7 @@ use ferrofs_store::{
 };
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -110,6 +111,7 @@ pub(crate) struct Ahead {
     tasks: Sender<Task>,
     shared: Arc<Shared>,
     recording: Option<Recording>,
+    blobs: Vec<Blob>,
 }
 
 /// Between the thread and those who ask.
@@ -207,7 +209,7 @@ impl Ahead {
         if let Err(error) = thread.spawn(move || worker.run(&receiver)) {
             shared.note(format!("nothing is fetched ahead: {error}"));
         }
-        Self { tasks, shared, recording }
+        Self { tasks, shared, recording, blobs: blobs.to_vec() }
     }
 
     /// Fetches files and what is below directories. What they are is found out while the caller
@@ -224,10 +226,10 @@ impl Ahead {
     }
 
     /// Fetches everything; how much that is.
-    pub(crate) fn all(&self, blobs: &[Blob]) -> Result<Prefetched, String> {
+    pub(crate) fn all(&self) -> Result<Prefetched, String> {
         let gone = |_| String::from("nothing is fetched ahead any more");
         self.tasks.send(Task::All).map_err(gone)?;
-        let bytes = blobs.iter().map(Blob::size).fold(0, u64::saturating_add);
+        let bytes = self.blobs.iter().map(Blob::size).fold(0, u64::saturating_add);
         Ok(Prefetched { bytes, complete: true, ..Prefetched::default() })
     }
 
@@ -263,6 +265,12 @@ impl Ahead {
             && let Err(error) = recording.finish()
         {
             tracing::error!(%error, "the trace was not written");
+        }
+        for blob in &self.blobs {
+            // The thread, which has them too, may not come to it.
+            if let Err(error) = blob.flush() {
+                tracing::warn!(%error, "what is in the cache is trusted only until a loss of power");
+            }
         }
         let (sender, receiver) = channel();
         for job in &self.shared.lock().jobs {
@@ -410,23 +418,30 @@ fn read_list(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     lines.filter(|line| line.as_ref().map_or(true, |line| !line.is_empty())).collect()
 }
 
-/// Fetches the beginning of the metadata, as much as is worth it: whoever looks for a file needs
-/// pages here and there of it, each of which would be a request.
-pub(crate) fn metadata(blob: Blob, start: u64) {
+/// Fetches metadata, as much as is worth it: whoever looks for a file needs pages here and there of
+/// it, each of which would be a request.
+pub(crate) fn metadata(blobs: &[Blob]) {
     /// Metadata that is fetched.
     const LEN: u64 = 2 << 20;
     /// Of that, at once: readers of the same are not to wait for the rest.
     const PIECE: u64 = 256 << 10;
-    let start = start.min(blob.size());
-    let end = start.saturating_add(LEN).min(blob.size());
+    let blobs = blobs.to_vec();
     let work = move || {
+        let Some(blob) = blobs.first() else { return };
+        // Who needs it will fetch it, or get the error.
+        let lost = |error: &dyn fmt::Display| {
+            tracing::debug!(%error, "metadata was not fetched ahead");
+        };
+        let start = match walk::Found::new(&blobs).and_then(|image| image.metadata_start()) {
+            Ok(start) => start.min(blob.size()),
+            Err(error) => return lost(&error),
+        };
+        let end = start.saturating_add(LEN).min(blob.size());
         let mut at = start;
         while at < end {
             let next = at.saturating_add(PIECE).min(end);
             if let Err(error) = blob.fill(at..next, &Demand::prefetch()) {
-                // Who needs it will fetch it, or get the error.
-                tracing::debug!(%error, "metadata was not fetched ahead");
-                return;
+                return lost(&error);
             }
             at = next;
         }

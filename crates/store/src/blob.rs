@@ -15,8 +15,8 @@ use crate::log::{Log, Runs};
 use crate::map::{GRAIN, Map, bytes_of, grains_of};
 use crate::stats::{Counters, count};
 use crate::{
-    BlobId, BlobRecorder, BlobStats, Demand, Fill, FillError, Origin, Policy, StoreError, Table,
-    TableSpec, TableStats, Window,
+    BlobId, BlobRecorder, BlobStats, Demand, Fill, FillError, Origin, Policy, Priority, StoreError,
+    Table, TableSpec, TableStats, Window,
 };
 use std::fmt;
 use std::fs::File;
@@ -102,7 +102,7 @@ impl Blob {
         if range.is_empty() {
             return Ok(());
         }
-        inner.record(&range);
+        inner.record(&range, demand);
         if inner.read_present(buf, &range)? {
             inner.hit(&range);
             return Ok(());
@@ -117,11 +117,7 @@ impl Blob {
     /// counts for nothing.
     pub fn read_if_present(&self, buf: &mut [u8], offset: u64) -> Result<bool, StoreError> {
         let range = self.inner.range(offset, buf.len() as u64)?;
-        let is_read = range.is_empty() || self.inner.read_present(buf, &range)?;
-        if is_read {
-            self.inner.record(&range);
-        }
-        Ok(is_read)
+        Ok(range.is_empty() || self.inner.read_present(buf, &range)?)
     }
 
     /// As [`Blob::read_exact_at`], into several buffers one after the other.
@@ -149,7 +145,7 @@ impl Blob {
         if range.is_empty() {
             return Ok(());
         }
-        self.inner.record(&range);
+        self.inner.record(&range, demand);
         if self.inner.map.bits().all(grains_of(&range)) {
             self.inner.hit(&range);
             return Ok(());
@@ -213,6 +209,12 @@ impl Blob {
         self.inner.recorder.set(recorder).is_ok()
     }
 
+    /// Whether somebody wants to know what is read. Who gives out what was not asked for had better
+    /// not: it would be read without being seen.
+    pub fn is_recorded(&self) -> bool {
+        self.inner.recorder.get().is_some()
+    }
+
     /// Makes what is present durable.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.commit()
@@ -245,8 +247,10 @@ impl BlobInner {
     }
 
     #[inline]
-    fn record(&self, range: &Range<u64>) {
-        if let Some(recorder) = self.recorder.get() {
+    fn record(&self, range: &Range<u64>, demand: &Demand) {
+        if let Some(recorder) = self.recorder.get()
+            && demand.priority == Priority::Demand
+        {
             recorder.touch(range);
         }
     }

@@ -147,7 +147,7 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
             let ahead = shared.ahead.as_ref().ok_or_else(|| {
                 Refusal(String::from("all of it is here: it is not read on demand"))
             })?;
-            ahead.all(&shared.blobs).map(|done| json!(done)).map_err(Refusal)
+            ahead.all().map(|done| json!(done)).map_err(Refusal)
         }
     }
 }

@@ -8,13 +8,16 @@
 use crate::control::Prefetched;
 use crate::lazy::LazyDevice;
 use ferrofs_format::inode::FileType;
-use ferrofs_image::{Image, Inode, Nid, OpenOptions};
+use ferrofs_image::{Image, Inode, Nid, OpenOptions, Space};
 use ferrofs_store::{Blob, Demand, Touch, Trace};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// Files and directories of one wish.
 const NODES_MAX: usize = 1 << 18;
+
+/// Entries of the root directory that are looked at for where metadata is.
+const ENTRIES_MAX: usize = 1024;
 
 /// What was found of paths.
 pub(super) struct Found {
@@ -40,6 +43,27 @@ impl Found {
             prefetched: Prefetched { complete: true, ..Prefetched::default() },
             seen: HashSet::new(),
         })
+    }
+
+    /// Where the metadata begins, most likely: with the first of what the root directory names. Behind
+    /// the superblock or behind all data, as builders have it.
+    pub(super) fn metadata_start(&self) -> Result<u64, String> {
+        let image = &self.image;
+        let find = || {
+            let root = image.inode(image.root())?;
+            let (mut first, mut left) = (None::<Nid>, ENTRIES_MAX);
+            image.directory(&root)?.walk(0, |entry, _| {
+                if !matches!(entry.name, b"." | b"..") {
+                    first = Some(first.map_or(entry.nid, |first| Nid(first.0.min(entry.nid.0))));
+                }
+                left -= 1;
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            let inode = first.map(|nid| image.inode(nid)).transpose()?;
+            let inode = inode.filter(|inode| inode.space() == Space::Primary);
+            Ok(inode.map_or_else(|| image.superblock().meta_base(), |inode| inode.offset()))
+        };
+        find().map_err(|error: ferrofs_image::Error| error.to_string())
     }
 
     /// Adds a file, or all that is below a directory.
