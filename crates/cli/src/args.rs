@@ -7,15 +7,18 @@ mod cached;
 mod ctl;
 mod look;
 mod mount;
+mod trace;
 
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
 pub(crate) use cache::{AlgorithmArg, CacheArgs, CacheCommand, DigestsArgs};
 pub(crate) use cached::CachedArgs;
 pub(crate) use ctl::{CtlArgs, CtlCommand, TopArgs};
 pub(crate) use look::{
-    CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, StatArgs,
+    CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, PlaceArgs,
+    StatArgs,
 };
 pub(crate) use mount::{Method, MountArgs, UmountArgs};
+pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -60,6 +63,7 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     Cache(CacheArgs),
     Digests(DigestsArgs),
+    Trace(TraceArgs),
     Cached(Box<CachedArgs>),
     Ctl(CtlArgs),
     Top(TopArgs),

@@ -17,6 +17,7 @@ pub(crate) mod mount;
 mod shell;
 mod stat;
 mod top;
+pub(crate) mod trace;
 
 use crate::args::{Command, ImageArgs};
 use ferrofs_image::Image;
@@ -39,6 +40,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Cache(args) => cache::run(&args),
         Command::Cached(args) => cached::run(&args),
         Command::Digests(args) => digests::run(&args),
+        Command::Trace(args) => trace::run(args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Completions { shell } => shell::completions(shell),

@@ -33,6 +33,11 @@ pub(crate) fn show(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// `2026-11-21T03:06:25Z`, as RFC 3339 has it.
+pub(crate) fn rfc3339(seconds: i64) -> String {
+    show(seconds).replace(' ', "T") + "Z"
+}
+
 /// `2026-11-21 03:06:25.000000000 UTC`.
 pub(crate) fn show_precise(seconds: i64, nanoseconds: u32) -> String {
     format!("{}.{nanoseconds:09} UTC", show(seconds))

@@ -42,6 +42,7 @@ mod meta;
 mod open;
 mod read;
 mod source;
+mod stored;
 mod xattr;
 
 pub use decode::{CodecRules, Piece, decode_extent, decode_extent_in_place, stored_pieces};

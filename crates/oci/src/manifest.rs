@@ -26,6 +26,11 @@ pub mod media {
     /// A digest table of ferrofs.
     pub const DIGEST_TABLE: &str = "application/vnd.ferrofs.digest-table.v1";
 
+    /// A trace of ferrofs: what of an image is read first.
+    pub const TRACE: &str = "application/vnd.ferrofs.trace.v1";
+    /// Nothing, as a configuration.
+    pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
     /// All that is asked for where a manifest or index may be.
     pub(crate) const ACCEPT: &str = concat!(
         "application/vnd.oci.image.manifest.v1+json, ",
@@ -53,6 +58,8 @@ pub mod annotation {
     pub const DIGEST_PIN: &str = "dev.ferrofs.digest-pin";
     /// A name for a layer that is a data blob (device) of another layer.
     pub const BLOB_TAG: &str = "dev.ferrofs.blob-tag";
+    /// When something was made.
+    pub const CREATED: &str = "org.opencontainers.image.created";
     /// The usual name of a file.
     pub const TITLE: &str = "org.opencontainers.image.title";
 }

@@ -85,11 +85,30 @@ impl Registry {
     /// Something of the repository by its path below [`Registry::base`], with the credentials. For
     /// what has no function here yet.
     pub fn resource(&self, path: &str) -> Result<Resource, Error> {
+        let url = self.place(path)?;
+        Ok(Resource::new(self.client.clone(), url, Vec::new(), Some(Arc::clone(&self.auth))))
+    }
+
+    /// The URL of a path below [`Registry::base`].
+    pub(crate) fn place(&self, path: &str) -> Result<Url, Error> {
         let url = self.base.join(path).map_err(|_| Error::invalid("no path of a repository"))?;
         if !url.path().starts_with(self.base.path()) || !address::same_origin(&url, &self.base) {
             return Err(Error::invalid("a path that leads out of the repository"));
         }
-        Ok(Resource::new(self.client.clone(), url, Vec::new(), Some(Arc::clone(&self.auth))))
+        Ok(url)
+    }
+
+    pub(crate) fn auth(&self) -> &dyn Authorize {
+        &*self.auth
+    }
+
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The tag of the index of an image's artifacts, where a registry does not keep one itself.
+    pub(crate) fn referrers_tag(subject: &Digest) -> String {
+        format!("{}-{}", subject.algorithm(), subject.hex())
     }
 
     fn get(
@@ -181,8 +200,7 @@ impl Registry {
                 Manifest::parse(&answer.read_all(MANIFEST_LEN_MAX)?, &place)?
             }
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Protocol) => {
-                let tag = format!("{}-{}", subject.algorithm(), subject.hex());
-                match self.manifest(&tag, deadline) {
+                match self.manifest(&Self::referrers_tag(subject), deadline) {
                     Ok(fetched) => fetched.manifest,
                     Err(error) if error.kind == ErrorKind::NotFound => return Ok(Vec::new()),
                     Err(error) => return Err(error),

@@ -102,8 +102,6 @@ pub(crate) struct Fill {
 pub(crate) struct Opened {
     /// Devices of the image, itself included.
     pub(crate) devices: usize,
-    /// Where the first of the metadata lies, and how much of that is worth having at once.
-    pub(crate) metadata: (u64, u64),
     /// Why this kernel cannot mount it.
     pub(crate) obstacle: Option<String>,
 }

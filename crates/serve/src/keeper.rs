@@ -236,14 +236,13 @@ impl Keeper {
     /// Has the worker answer for the devices, and the kernel mount EROFS on them.
     fn files(spec: &MountSpec, prepared: Prepared, reason: String) -> Result<Self> {
         let (devices, config) = (prepared.opened.devices, prepared.session(spec));
-        let metadata = prepared.opened.metadata;
         let (connection, root) = Connection::detached(&config)?;
         let chosen = Chosen { method: Method::FuseFile(Vec::new()), reason };
         let held = Held::Files { connection, unmounter: None };
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         keeper.await_serving()?;
-        keeper.mount_kernel(spec, held::Files::Served { root, devices, metadata })?;
+        keeper.mount_kernel(spec, held::Files::Served { root, devices })?;
         Ok(keeper)
     }
 

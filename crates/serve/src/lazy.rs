@@ -7,6 +7,7 @@
 
 mod complete;
 
+use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 pub(crate) use complete::complete;
 use ferrofs_image::{Image, OpenOptions, ReadAt};
@@ -26,10 +27,6 @@ use std::time::Duration;
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
 const HEAD_LEN: u64 = 256 << 10;
-/// Metadata that is fetched ahead, in the background.
-const METADATA_LEN: u64 = 2 << 20;
-/// Of that, at once: readers of the same are not to wait for the rest.
-const METADATA_PIECE: u64 = 256 << 10;
 /// How long an image may take to be found and opened.
 const OPEN_TIME: Duration = Duration::from_secs(60);
 
@@ -53,6 +50,16 @@ pub struct LazySpec {
     pub mirrors: Vec<String>,
     /// Bytes a second that may be fetched.
     pub bandwidth: Option<u64>,
+    /// What is fetched though nobody asks for it.
+    pub prefetch: PrefetchWhat,
+    /// A file with paths in the image, one a line, that are fetched at once (an absolute path).
+    pub prefetch_list: Option<OsString>,
+    /// Bytes a second of what nobody waits for.
+    pub prefetch_bandwidth: Option<u64>,
+    /// The trace that is replayed.
+    pub trace: TraceFrom,
+    /// The file into which is recorded what is read (an absolute path).
+    pub record: Option<OsString>,
 }
 
 /// An opened image that is read on demand.
@@ -63,6 +70,15 @@ pub(crate) struct LazyImage {
     pub(crate) blobs: Vec<Blob>,
     /// How they are read.
     pub(crate) devices: Vec<LazyDevice>,
+    /// Where it comes from, if not from files.
+    pub(crate) whence: Option<Whence>,
+}
+
+/// Where an image comes from.
+#[derive(Debug)]
+pub(crate) struct Whence {
+    pub(crate) found: FoundImage,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// A blob as a device of an image.
@@ -76,6 +92,10 @@ impl LazyDevice {
     /// Fetches what is missing of a range; whether it is all there now.
     pub(crate) fn fetch(&self, range: Range<u64>) -> bool {
         self.blob.ensure(range, &self.demand).map_err(|error| refuse(&error)).is_ok()
+    }
+
+    pub(crate) const fn new(blob: Blob, demand: Demand) -> Self {
+        Self { blob, demand }
     }
 
     pub(crate) const fn blob(&self) -> &Blob {
@@ -125,15 +145,21 @@ impl LazySpec {
                 .map_err(|error| Error::Open { path: parent.to_owned(), error })?;
         }
         let config = CacheConfig { bytes_max: self.cache_bytes, ..CacheConfig::new(folder) };
-        let limits = LimitConfig { bytes_per_second: self.bandwidth, ..LimitConfig::default() };
-        let opener = Opener::new(Cache::open(config)?, Arc::new(Limits::new(limits)))?;
+        let limits = Arc::new(Limits::new(LimitConfig {
+            bytes_per_second: self.bandwidth,
+            prefetch_bytes_per_second: self.prefetch_bandwidth,
+            ..LimitConfig::default()
+        }));
+        let opener = Opener::new(Cache::open(config)?, Arc::clone(&limits))?;
         let found = opener.find(&self.place()?, OPEN_TIME)?;
         let deadline = match patience {
             Patience::Hard => Deadline::Hard,
             Patience::Soft(time) => Deadline::Soft(time),
         };
         let demand = Demand { deadline, ..Demand::default() };
-        Opening { spec: self, opener, found, demand, policy }.image()
+        let opening = Opening { spec: self, opener, found, demand, policy };
+        let image = opening.image()?;
+        Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), ..image })
     }
 
     fn place(&self) -> Result<ImagePlace> {
@@ -193,39 +219,12 @@ impl Opening<'_> {
     }
 
     fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
-        read_ahead(&image, &blobs);
-        let devices = blobs.iter().map(|blob| self.device(blob)).collect();
-        LazyImage { image, blobs, devices }
-    }
-}
-
-/// Where the first of the metadata lies in a primary device of `size` bytes, and how much of it is
-/// worth having before it is asked for.
-pub(crate) fn metadata(image: &Image, size: u64) -> (u64, u64) {
-    let start = image.superblock().meta_base().min(size);
-    (start, METADATA_LEN.min(size - start))
-}
-
-/// Fetches metadata in the background, as much as is worth it: whoever looks for a file needs pages
-/// here and there of it, each of which would be a request.
-fn read_ahead(image: &Image, blobs: &[Blob]) {
-    let Some(blob) = blobs.first().cloned() else { return };
-    let (start, len) = metadata(image, blob.size());
-    let end = start + len;
-    let work = move || {
-        let mut at = start;
-        while at < end {
-            let next = at.saturating_add(METADATA_PIECE).min(end);
-            if let Err(error) = blob.fill(at..next, &Demand::prefetch()) {
-                // Who needs it will fetch it, or get the error.
-                tracing::debug!(%error, "metadata was not fetched ahead");
-                return;
-            }
-            at = next;
+        if self.spec.prefetch != PrefetchWhat::None {
+            prefetch::metadata(&blobs);
         }
-    };
-    // Without the thread readers fetch what they need.
-    let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
+        let devices = blobs.iter().map(|blob| self.device(blob)).collect();
+        LazyImage { image, blobs, devices, whence: None }
+    }
 }
 
 /// The counters of all blobs together.

@@ -6,7 +6,6 @@
 //! mount has.
 
 use crate::control::{Shared, latencies};
-use crate::lazy;
 use ferrofs_engine::{BUCKETS, EngineStats, Histogram};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -71,19 +70,16 @@ pub(crate) fn text(shared: &Shared) -> String {
     ] {
         text.counter(&format!("ferrofs_fuse_{name}_total"), help, value);
     }
-    if !shared.blobs.is_empty() {
-        let stats = lazy::stats(&shared.blobs);
-        for (name, value) in lazy::counters(&stats, &shared.blobs) {
-            let help = "Of the image's blobs together, which are fetched when they are read.";
-            match name {
-                "in_flight" | "present_bytes" | "wasted_bytes" | "size_bytes" => {
-                    text.gauge(&format!("ferrofs_store_{name}"), help, value);
-                }
-                name if name.starts_with("wait_") => {
-                    text.gauge(&format!("ferrofs_store_{name}"), help, value);
-                }
-                name => text.counter(&format!("ferrofs_store_{name}_total"), help, value),
+    for (name, value) in shared.store_counters() {
+        let help = "Of the image's blobs together, which are fetched when they are read.";
+        match name {
+            "in_flight" | "prefetch_jobs" | "present_bytes" | "wasted_bytes" | "size_bytes" => {
+                text.gauge(&format!("ferrofs_store_{name}"), help, value);
             }
+            name if name.starts_with("wait_") => {
+                text.gauge(&format!("ferrofs_store_{name}"), help, value);
+            }
+            name => text.counter(&format!("ferrofs_store_{name}_total"), help, value),
         }
     }
     if let Some(takeovers) = shared.takeovers {

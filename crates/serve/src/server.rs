@@ -7,6 +7,7 @@
 use crate::control::{Listener, Shared, SocketFile};
 use crate::metrics::MetricsFile;
 use crate::mount::FusePlan;
+use crate::prefetch::Ahead;
 use crate::service::{Duties, Service};
 use crate::{Chosen, ErofsFs, Error, MountOptions, Result};
 use ferrofs_fuse::{Session, SessionStats, Unmounter};
@@ -36,6 +37,8 @@ pub(crate) struct Place {
     pub(crate) source: PathBuf,
     /// Where its bytes come from, if not from files.
     pub(crate) blobs: Vec<Blob>,
+    /// Who fetches what nobody waits for.
+    pub(crate) ahead: Option<Arc<Ahead>>,
     /// Servers before this one; none where there cannot be any.
     pub(crate) takeovers: Option<u64>,
     /// When it was mounted.
@@ -77,6 +80,7 @@ impl Server {
             target: unmounter.map_or(spec.target, |unmounter| unmounter.target().to_owned()),
             source,
             blobs: Vec::new(),
+            ahead: None,
             takeovers: None,
             started: Instant::now(),
             by_kernel: false,
@@ -139,6 +143,7 @@ impl Server {
             image: place.source,
             takeovers: place.takeovers,
             blobs: place.blobs,
+            ahead: place.ahead,
             by_kernel: place.by_kernel,
             cache_bytes: AtomicU64::new(fs.engine().config().cache_bytes),
             facts,

@@ -9,7 +9,8 @@ use crate::handover::{
     Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
 use crate::keeper::marks::{self, Instance, Marks};
-use crate::lazy::{self, LazyDevice, LazyImage};
+use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
+use crate::prefetch::{Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
@@ -56,31 +57,50 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let opened = if let Some(lazy) = &plan.lazy {
+    let LazyImage { image, blobs, devices, whence } = if let Some(lazy) = &plan.lazy {
         let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
         lazy.open(plan.patience(), policy)?
     } else {
         let image = plan.files().open_whole()?;
-        LazyImage { image, blobs: Vec::new(), devices: Vec::new() }
+        LazyImage { image, blobs: Vec::new(), devices: Vec::new(), whence: None }
     };
-    let LazyImage { image, blobs, devices } = opened;
-    let opened = Opened {
-        devices: devices.len(),
-        metadata: lazy::metadata(&image, image.device_size(0).unwrap_or(0)),
-        obstacle: kernel::obstacle(&image),
-    };
+    let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
     say(socket, &ToKeeper::Prepared(opened))?;
     let (message, mut fds) = next(socket)?;
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
     };
-    let work = Work { socket, plan: &plan, fs, blobs };
-    match serve.front {
+    let ahead = match (&plan.lazy, whence) {
+        (Some(lazy), Some(whence)) => Some(Arc::new(begin_ahead(lazy, whence, &blobs, &serve)?)),
+        _ => None,
+    };
+    let work = Work { socket, plan: &plan, fs, blobs, ahead: ahead.clone() };
+    let served = match serve.front {
         Front::Tree => work.serve_tree(serve, device),
         Front::Files => work.serve_files(serve, device, devices),
         Front::Marks => work.serve_marks(serve, device, &devices),
+    };
+    if let Some(ahead) = ahead {
+        ahead.finish();
     }
+    served
+}
+
+/// Begins to record and to fetch what nobody waits for.
+fn begin_ahead(lazy: &LazySpec, whence: Whence, blobs: &[Blob], serve: &Serve) -> Result<Ahead> {
+    let begin = |target| Recording::start(target, blobs, serve.takeovers, serve.uptime);
+    let recording = lazy.record.as_ref().map(PathBuf::from).map(begin).transpose();
+    let recording = match recording {
+        Ok(recording) => recording,
+        // The first worker fails the mount; a later one must not.
+        Err(error) if serve.takeovers > 0 => {
+            tracing::error!(%error, "nothing is recorded any more");
+            None
+        }
+        Err(error) => return Err(Error::Io { doing: "record a trace", error }),
+    };
+    Ok(Ahead::start(lazy, whence, blobs, recording))
 }
 
 fn say(socket: &OwnedFd, message: &ToKeeper) -> Result<()> {
@@ -93,6 +113,7 @@ struct Work<'a> {
     plan: &'a Plan,
     fs: Arc<ErofsFs>,
     blobs: Vec<Blob>,
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Work<'_> {
@@ -194,6 +215,7 @@ impl Work<'_> {
             target: PathBuf::from(&mounted.target),
             source: self.plan.files().image,
             blobs: self.blobs,
+            ahead: self.ahead,
             takeovers: Some(serve.takeovers),
             started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
             by_kernel: serve.front != Front::Tree,

@@ -15,8 +15,8 @@ use crate::log::{Log, Runs};
 use crate::map::{GRAIN, Map, bytes_of, grains_of};
 use crate::stats::{Counters, count};
 use crate::{
-    BlobId, BlobStats, Demand, Fill, FillError, Origin, Policy, StoreError, Table, TableSpec,
-    TableStats, Window,
+    BlobId, BlobRecorder, BlobStats, Demand, Fill, FillError, Origin, Policy, Priority, StoreError,
+    Table, TableSpec, TableStats, Window,
 };
 use std::fmt;
 use std::fs::File;
@@ -24,7 +24,7 @@ use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 /// A read that is evicted under again and again is answered from memory after so many tries.
@@ -58,6 +58,8 @@ pub(crate) struct BlobInner {
     pub(crate) log: Mutex<Log>,
     /// A thread that takes everything from a source that gives no parts.
     pub(crate) streaming: AtomicBool,
+    /// Who is told what is read.
+    pub(crate) recorder: OnceLock<BlobRecorder>,
 }
 
 impl fmt::Debug for BlobInner {
@@ -100,6 +102,7 @@ impl Blob {
         if range.is_empty() {
             return Ok(());
         }
+        inner.record(&range, demand);
         if inner.read_present(buf, &range)? {
             inner.hit(&range);
             return Ok(());
@@ -135,6 +138,7 @@ impl Blob {
         if range.is_empty() {
             return Ok(());
         }
+        self.inner.record(&range, demand);
         if self.inner.map.bits().all(grains_of(&range)) {
             self.inner.hit(&range);
             return Ok(());
@@ -192,6 +196,12 @@ impl Blob {
         crate::cache::lock(&self.inner.table).as_ref().map(|table| table.stats())
     }
 
+    /// Lets `recorder` know from now on what readers read, fetched or not. Once for each opened blob;
+    /// whether this was the first time.
+    pub fn record(&self, recorder: BlobRecorder) -> bool {
+        self.inner.recorder.set(recorder).is_ok()
+    }
+
     /// Makes what is present durable.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.commit()
@@ -221,6 +231,15 @@ impl BlobInner {
         let bits = self.map.bits();
         let present = (bits.ones(0..bits.count()) * GRAIN).min(self.size);
         self.counters.snapshot(present)
+    }
+
+    #[inline]
+    fn record(&self, range: &Range<u64>, demand: &Demand) {
+        if let Some(recorder) = self.recorder.get()
+            && demand.priority == Priority::Demand
+        {
+            recorder.touch(range);
+        }
     }
 
     fn range(&self, offset: u64, len: u64) -> Result<Range<u64>, StoreError> {

@@ -36,7 +36,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 /// Units of last use, in seconds.
@@ -230,6 +230,7 @@ impl Cache {
             dirty: Mutex::new(opened.dirty),
             log: Mutex::new(opened.log),
             streaming: false.into(),
+            recorder: OnceLock::new(),
         });
         let mut blobs = lock(&self.inner.blobs);
         if let Some(first) = blobs.get(&id).and_then(Weak::upgrade) {

@@ -4,6 +4,7 @@
 //! It refuses to know how. Invariant: the ranges of the flights that are under way do not overlap,
 //! and a flight ends with its guard, also when its thread panics; whoever waited looks for itself.
 
+use crate::Urgent;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub(crate) struct Flight {
     range: Range<u64>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Set by readers who wait.
+    urgent: Urgent,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ struct State {
     /// Counts what was published: who waits sees whether something happened since it looked.
     progress: u64,
     over: bool,
+    /// The first grain that a reader waits for.
+    wanted: Option<u64>,
 }
 
 /// What became of a wish to fetch a range.
@@ -55,6 +60,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Flight {
+    fn new(range: Range<u64>) -> Arc<Self> {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Arc::new(Self { range, state, changed, urgent: Urgent::default() })
+    }
+}
+
 impl Flights {
     /// Claims `range` (grains, not empty) as far as no other flight is in the way; if one has its
     /// `first` grain, joins that. The claim begins where the last flight before `first` ends.
@@ -72,8 +84,7 @@ impl Flights {
                 claimed.end = claimed.end.min(flight.range.start);
             }
         }
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let flight = Arc::new(Flight { range: claimed, state, changed });
+        let flight = Flight::new(claimed);
         flights.push(Arc::clone(&flight));
         Claim::Lead(Lead { flights: self, flight })
     }
@@ -87,8 +98,7 @@ impl Flights {
         if busy {
             return None;
         }
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let flight = Arc::new(Flight { range, state, changed });
+        let flight = Flight::new(range);
         flights.push(Arc::clone(&flight));
         Some(Lead { flights: self, flight })
     }
@@ -98,6 +108,16 @@ impl Lead<'_> {
     /// The grains.
     pub(crate) fn range(&self) -> Range<u64> {
         self.flight.range.clone()
+    }
+
+    /// Says when readers wait for it.
+    pub(crate) fn urgent(&self) -> Urgent {
+        self.flight.urgent.clone()
+    }
+
+    /// The first grain that a reader waits for, if one does.
+    pub(crate) fn wanted(&self) -> Option<u64> {
+        if self.flight.urgent.is_set() { lock(&self.flight.state).wanted } else { None }
     }
 
     /// Wakes who waits: some grains are there.
@@ -119,6 +139,14 @@ impl Drop for Lead<'_> {
 }
 
 impl Join {
+    /// A reader waits for this grain.
+    pub(crate) fn want(&self, grain: u64) {
+        let mut state = lock(&self.flight.state);
+        state.wanted = Some(state.wanted.map_or(grain, |wanted| wanted.min(grain)));
+        drop(state);
+        self.flight.urgent.set();
+    }
+
     /// Waits until something was published since the claim or the last wait, the flight is over, or
     /// `time` is gone; whether the flight goes on.
     pub(crate) fn wait(&mut self, time: Duration) -> bool {

@@ -35,7 +35,7 @@ pub use limit::{LimitConfig, Limits, Permit};
 pub use open::{FoundBlob, FoundImage, ImagePlace, Opener};
 pub use origin::{
     Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,
-    Served, SourceStats, SystemClock,
+    Served, SourceStats, SystemClock, Urgent,
 };
 pub use prefetch::{
     Fill, FillError, Order, PrefetchConfig, PrefetchJob, Prefetcher, Progress, Rank,
@@ -46,5 +46,7 @@ pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
     Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
 };
-pub use trace::{BlobRecorder, Recorder, Replay, ReplayConfig, Step, Touch, Trace, TraceError};
+pub use trace::{
+    BlobRecorder, Recorder, Replay, ReplayConfig, Step, TRACE_SUFFIX, Touch, Trace, TraceError,
+};
 pub use window::{Plan, Window, WindowConfig};

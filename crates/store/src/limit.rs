@@ -4,9 +4,15 @@
 //! It refuses to know what is fetched. Invariant: while somebody waits for bytes, nothing that
 //! nobody waits for takes what they need.
 
-use crate::{Cancel, Clock, Priority, SystemClock};
+use crate::{Cancel, Clock, Demand, Priority, SystemClock};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How long a piece of what nobody waits for lets readers pass, and how often it looks.
+const PASS_MAX: Duration = Duration::from_millis(50);
+const PASS_LOOK: Duration = Duration::from_millis(2);
+/// How long a wait for a limit is before it is looked whether a reader waits for these bytes now.
+const WAIT_LOOK: Duration = Duration::from_millis(50);
 
 /// Limits for all origins of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,7 +20,7 @@ use std::time::{Duration, Instant};
 pub struct LimitConfig {
     /// Bytes a second, all in all.
     pub bytes_per_second: Option<u64>,
-    /// Bytes a second of what nobody waits for.
+    /// Bytes a second of what nobody waits for, nor will in a moment.
     pub prefetch_bytes_per_second: Option<u64>,
     /// Requests at once.
     pub requests_max: usize,
@@ -49,8 +55,10 @@ struct State {
     prefetch: Option<Bucket>,
     requests: usize,
     prefetch_requests: usize,
-    /// Readers that wait for a permit or bytes.
+    /// Readers that wait for a permit.
     waiting: usize,
+    /// Readers that wait for what is being fetched for nobody.
+    joined: usize,
 }
 
 /// Tokens are bytes; a debt is paid by whoever comes next, so that a taker of any size passes.
@@ -109,6 +117,7 @@ impl Limits {
             requests: 0,
             prefetch_requests: 0,
             waiting: 0,
+            joined: 0,
         });
         Self { config, clock, state, freed: Condvar::new() }
     }
@@ -121,7 +130,7 @@ impl Limits {
         until: Option<Instant>,
         cancel: Option<&Cancel>,
     ) -> Option<Permit<'_>> {
-        let prefetch = priority == Priority::Prefetch;
+        let prefetch = priority != Priority::Demand;
         let mut state = self.lock();
         let mut waiting = false;
         let permit = loop {
@@ -163,7 +172,13 @@ impl Limits {
     /// Whether a reader's request runs or waits: who has time lets it pass.
     pub fn is_demanded(&self) -> bool {
         let state = self.lock();
-        state.waiting > 0 || state.requests > state.prefetch_requests
+        state.waiting > 0 || state.joined > 0 || state.requests > state.prefetch_requests
+    }
+
+    /// A reader waits, until this is dropped, for what is being fetched for nobody.
+    pub fn join(&self) -> Joined<'_> {
+        self.lock().joined += 1;
+        Joined { limits: self }
     }
 
     /// How many bytes to take from the network in one piece, so that a limit is smooth; `None`: any.
@@ -177,37 +192,51 @@ impl Limits {
     }
 
     /// Accounts for bytes that came, and waits as long as it takes to keep to the limits, or until
-    /// cancelled. A wait on the receiver's side slows the sender: TCP sees to it.
-    pub fn take(&self, bytes: u64, priority: Priority, cancel: Option<&Cancel>) {
-        let prefetch = priority == Priority::Prefetch;
-        if self.config.bytes_per_second.is_none()
-            && !(prefetch && self.config.prefetch_bytes_per_second.is_some())
+    /// cancelled; what nobody waits for lets readers pass, too. A wait on the receiver's side slows
+    /// the sender: TCP sees to it.
+    pub fn take(&self, bytes: u64, demand: &Demand) {
+        let cancel = demand.cancel.as_ref();
+        let mut left =
+            if demand.priority == Priority::Prefetch { PASS_MAX } else { Duration::ZERO };
+        while !left.is_zero()
+            && demand.priority_now() == Priority::Prefetch
+            && self.is_demanded()
+            && !demand.is_cancelled()
         {
-            return;
+            self.clock.sleep(PASS_LOOK, cancel);
+            left = left.saturating_sub(PASS_LOOK);
         }
         loop {
+            // A reader may have come to wait for this meanwhile.
+            let priority = demand.priority_now();
+            let capped = priority == Priority::Prefetch;
+            if self.config.bytes_per_second.is_none()
+                && !(capped && self.config.prefetch_bytes_per_second.is_some())
+            {
+                return;
+            }
             let mut state = self.lock();
             let now = self.clock.now();
             let mut wait = Duration::ZERO;
             if let Some(bucket) = &mut state.all {
                 bucket.fill(now);
                 // The last half of the bucket is for readers.
-                let reserve = if prefetch { bucket.burst() / 2.0 } else { 0.0 };
+                let reserve = if priority == Priority::Demand { 0.0 } else { bucket.burst() / 2.0 };
                 wait = bucket.wait(reserve);
             }
-            if let Some(bucket) = state.prefetch.as_mut().filter(|_| prefetch) {
+            if let Some(bucket) = state.prefetch.as_mut().filter(|_| capped) {
                 bucket.fill(now);
                 wait = wait.max(bucket.wait(0.0));
             }
             if wait.is_zero() || cancel.is_some_and(Cancel::is_cancelled) {
                 let State { all, prefetch: own, .. } = &mut *state;
-                for bucket in all.iter_mut().chain(own.iter_mut().filter(|_| prefetch)) {
+                for bucket in all.iter_mut().chain(own.iter_mut().filter(|_| capped)) {
                     bucket.tokens -= bytes as f64;
                 }
                 return;
             }
             drop(state);
-            self.clock.sleep(wait, cancel);
+            self.clock.sleep(wait.min(WAIT_LOOK), cancel);
         }
     }
 
@@ -219,6 +248,18 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self::new(LimitConfig::default())
+    }
+}
+
+/// A reader that waits for what is being fetched for nobody.
+#[derive(Debug)]
+pub struct Joined<'a> {
+    limits: &'a Limits,
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        self.limits.lock().joined -= 1;
     }
 }
 
@@ -251,13 +292,17 @@ mod tests {
         (Limits::with_clock(config, clock.clone()), clock)
     }
 
+    fn of(priority: Priority) -> Demand {
+        Demand { priority, ..Demand::default() }
+    }
+
     #[test]
     fn bytes_keep_to_the_rate() {
         let rate = Some(10 * MIB);
         let (limits, clock) =
             limits(LimitConfig { bytes_per_second: rate, ..LimitConfig::default() });
         for _ in 0..1000 {
-            limits.take(MIB / 10, Priority::Demand, None);
+            limits.take(MIB / 10, &of(Priority::Demand));
         }
         let seconds = clock.elapsed().as_secs_f64();
         assert!((9.7..10.1).contains(&seconds), "{seconds}");
@@ -271,19 +316,19 @@ mod tests {
             ..LimitConfig::default()
         });
         for _ in 0..100 {
-            limits.take(MIB / 10, Priority::Prefetch, None);
+            limits.take(MIB / 10, &of(Priority::Prefetch));
         }
         let seconds = clock.elapsed().as_secs_f64();
         assert!((9.5..10.2).contains(&seconds), "{seconds}");
-        limits.take(MIB / 2, Priority::Demand, None);
+        limits.take(MIB / 2, &of(Priority::Demand));
         assert!(clock.elapsed().as_secs_f64() - seconds < 0.001, "a reader has tokens at once");
     }
 
     #[test]
     fn without_limits_nothing_waits() {
         let (limits, clock) = limits(LimitConfig::default());
-        limits.take(u64::MAX, Priority::Prefetch, None);
-        limits.take(u64::MAX, Priority::Demand, None);
+        limits.take(u64::MAX, &of(Priority::Prefetch));
+        limits.take(u64::MAX, &of(Priority::Demand));
         assert_eq!(clock.elapsed(), Duration::ZERO);
         assert_eq!(limits.piece_max(Priority::Demand), None);
     }
@@ -294,8 +339,9 @@ mod tests {
             limits(LimitConfig { bytes_per_second: Some(1), ..LimitConfig::default() });
         let cancel = Cancel::new();
         cancel.cancel();
-        limits.take(MIB, Priority::Demand, Some(&cancel));
-        limits.take(MIB, Priority::Demand, Some(&cancel));
+        let demand = Demand { cancel: Some(cancel), ..Demand::default() };
+        limits.take(MIB, &demand);
+        limits.take(MIB, &demand);
         assert_eq!(clock.elapsed(), Duration::ZERO);
     }
 

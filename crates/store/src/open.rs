@@ -7,7 +7,7 @@
 use crate::source::remote::{Location, RemoteBlob, RemoteImage, RemoteOptions, resolve_with};
 use crate::{
     Blob, BlobSpec, Cache, Demand, FetchError, FetchErrorKind, Limits, Origin, OriginConfig, Pin,
-    Policy, RangeSource, StoreError, SystemClock, TableSpec,
+    Policy, RangeSource, StoreError, SystemClock, TableSpec, Trace,
 };
 use ferrofs_oci::http::{Client, ClientOptions};
 use std::sync::Arc;
@@ -134,6 +134,11 @@ impl FoundImage {
         // A mirror may have the image alone.
         let mirrors = self.mirrors.iter().filter_map(|mirror| mirror.blob(tag).ok());
         self.found(remote, mirrors.map(|other| other.source).collect(), None, None)
+    }
+
+    /// The trace that is kept with the image, if there is one.
+    pub fn trace(&self, patience: Duration) -> Result<Option<Trace>, FetchError> {
+        self.image.trace(Instant::now().checked_add(patience))
     }
 
     fn found(

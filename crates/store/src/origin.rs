@@ -13,7 +13,7 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use demand::{Cancel, Clock, Deadline, Demand, SystemClock};
+pub use demand::{Cancel, Clock, Deadline, Demand, SystemClock, Urgent};
 pub use stats::{FailureCounts, OriginStats, SourceStats};
 
 use crate::{FetchContext, FetchError, FetchErrorKind, Identity, Limits, RangeSource, Sink};
@@ -157,6 +157,11 @@ impl Origin {
             Ok(identity) => Attempt::Done(identity),
             Err(error) => Attempt::Failed(error),
         })
+    }
+
+    /// The limits that its fetches keep to.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// Gives `sink` the bytes of `range`. [`Sink::begin`] is called once, whatever breaks: at the
@@ -453,6 +458,6 @@ impl Origin {
         let left = |deadline: Instant| deadline.saturating_duration_since(self.inner.clock.now());
         let deadline =
             context.deadline.map_or(Deadline::Hard, |deadline| Deadline::Soft(left(deadline)));
-        Demand { deadline, priority: context.priority, cancel: None }
+        Demand { deadline, priority: context.priority, ..Demand::default() }
     }
 }

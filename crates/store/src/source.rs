@@ -16,10 +16,12 @@ use std::time::Instant;
 
 /// Who waits for the bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-#[expect(clippy::exhaustive_enums, reason = "there is nothing between waiting and not waiting")]
+#[expect(clippy::exhaustive_enums, reason = "all there is between not waiting and waiting")]
 pub enum Priority {
     /// Nobody yet.
     Prefetch,
+    /// Nobody yet, but a reader in sequence will in a moment.
+    Ahead,
     /// A reader.
     #[default]
     Demand,

@@ -12,7 +12,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use file::TraceError;
+pub use file::{TRACE_SUFFIX, TraceError};
 pub use record::{BlobRecorder, Recorder};
 pub use replay::{Replay, ReplayConfig, Step};
 
@@ -53,10 +53,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// More touches than this are not kept: 1 GiB in groups is 16,384.
-    pub const TOUCHES_MAX: usize = 1 << 20;
+    /// More touches than this are not kept (8 MiB): 1 GiB in groups is 16,384.
+    pub const TOUCHES_MAX: usize = 1 << 18;
     /// More blobs than this are not kept.
-    pub const BLOBS_MAX: usize = 1 << 16;
+    pub const BLOBS_MAX: usize = 1 << 14;
+    /// Bytes of the longest text that is looked at.
+    pub const TEXT_MAX: usize = 16 << 20;
 
     /// Bytes of all touches.
     #[must_use]

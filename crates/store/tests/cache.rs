@@ -4,7 +4,10 @@
 mod common;
 
 use common::{Faults, Memory, bytes, cache, config, spec};
-use ferrofs_store::{Blob, BlobId, Cache, CacheConfig, Demand, Policy, StoreError, TableSpec};
+use ferrofs_store::{
+    Blob, BlobId, Cache, CacheConfig, Cancel, Demand, LimitConfig, Limits, Origin, OriginConfig,
+    Policy, StoreError, SystemClock, TableSpec,
+};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -110,6 +113,39 @@ fn a_server_without_ranges_is_read_once() {
     let missing = blob.missing(0..3_000_000);
     assert!(missing.is_empty(), "{missing:?}: {:?}", cache.last_error());
     assert_eq!(source.served.load(Ordering::Relaxed), 3_000_000);
+}
+
+/// A reader does not wait for all that a prefetch is to bring before its own bytes, nor at the speed
+/// of the prefetches' limit.
+#[test]
+fn a_reader_passes_a_prefetch_that_is_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Memory::new(bytes(16 << 20, 8));
+    let cache = cache(folder.path());
+    let mut slow = spec(&source);
+    // All of it would take a quarter of an hour.
+    let limits =
+        LimitConfig { prefetch_bytes_per_second: Some(16 << 10), ..LimitConfig::default() };
+    let (config, limits) = (OriginConfig::default(), Arc::new(Limits::new(limits)));
+    let clock = Arc::new(SystemClock);
+    slow.origin = Origin::with(vec![], source.clone(), config, limits, clock);
+    let blob = cache.blob(slow).unwrap();
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let demand = Demand { cancel: Some(cancel.clone()), ..Demand::prefetch() };
+            assert!(blob.fill(1 << 20..16 << 20, &demand).is_err(), "it was cancelled");
+        });
+        while source.requests.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Far behind where the prefetch is, and just before it.
+        for at in [12 << 20, (1 << 20) + 300_000] {
+            assert_eq!(read(&blob, at as u64, 5000).unwrap(), source.bytes[at..at + 5000]);
+        }
+        cancel.cancel();
+    });
+    assert!(!blob.is_present(0..16 << 20));
 }
 
 #[test]

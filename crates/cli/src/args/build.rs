@@ -52,8 +52,17 @@ pub(crate) struct BuildArgs {
     /// together
     ///
     /// One path a line, from the root of SOURCE. Paths that do not exist are counted and passed over.
+    /// Or a trace (see `ferrofs trace`), together with --order-image.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub(crate) order: Option<PathBuf>,
+
+    /// The image on which the trace of --order was recorded, by which its files are found
+    #[arg(long, value_name = "IMAGE", requires = "order", help_heading = "Data")]
+    pub(crate) order_image: Option<PathBuf>,
+
+    /// An extra device of that image; repeat it
+    #[arg(long, value_name = "FILE", requires = "order_image", help_heading = "Data")]
+    pub(crate) order_device: Vec<PathBuf>,
 
     /// Write the indexes of kernels before 5.3
     #[arg(long, help_heading = "Data")]

@@ -15,6 +15,7 @@ use std::path::PathBuf;
   ferrofs ctl /mnt set cache_strategy=disabled on_change=flush
   ferrofs ctl /mnt drop-caches 3
   ferrofs ctl /mnt prefetch /usr/bin /usr/lib/libc.so
+  ferrofs ctl /mnt prefetch --all
   ferrofs ctl /mnt inject read-error,probability=0.01 --file /etc/passwd
   ferrofs ctl /mnt inject --clear")]
 pub(crate) struct CtlArgs {
@@ -76,11 +77,16 @@ between. Without nth and probability it happens always.")]
         #[arg(long)]
         clear: bool,
     },
-    /// Decode files into memory in the background, as much as fits
+    /// Decode files into memory in the background, as much as fits; of images that are read on demand,
+    /// fetch what is stored of them. How far that is, `stats` tells
     Prefetch {
         /// Files and directories: paths inside the image, from its root
-        #[arg(required = true, value_name = "PATH")]
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "PATH")]
         paths: Vec<PathBuf>,
+
+        /// Fetch all of an image that is read on demand
+        #[arg(long)]
+        all: bool,
     },
     /// Print all counters in Prometheus' text format
     Metrics,

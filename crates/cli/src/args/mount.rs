@@ -2,6 +2,7 @@
 //! Arguments of `mount` and `umount`.
 
 use super::look::ImageArgs;
+use super::trace::AheadArgs;
 use crate::size;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -116,6 +117,9 @@ pub(crate) struct MountArgs {
     /// Most bytes a second that are fetched
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bandwidth: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) ahead: AheadArgs,
 
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]

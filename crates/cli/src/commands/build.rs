@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `build`.
 
-use crate::args::{BuildArgs, ChunkEntriesArg, InodesArg};
+use crate::args::{BuildArgs, ChunkEntriesArg, InodesArg, PlaceArgs, SourceArgs};
 use crate::errors::Advice;
 use crate::output::{Out, uuid_text};
 use crate::progress::Bar;
@@ -11,6 +11,7 @@ use ferrofs_build::{
     BlockBits, BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, InodeForm, Method,
     Target, Uuid, XattrOptions,
 };
+use ferrofs_store::Trace;
 use ferrofs_tree::{Exclude, Ownership, Times, Walk, WalkOptions, WalkReport};
 use serde::Serialize;
 use std::io::Write;
@@ -87,7 +88,10 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         Some(path) => crate::hints::read(path, args.block_size, &mut warn)?,
         None => Vec::new(),
     };
-    let first = args.order.as_deref().map_or(Ok(Vec::new()), order)?;
+    let first = match &args.order {
+        Some(path) => order(path, args.order_image.as_deref(), &args.order_device)?,
+        None => Vec::new(),
+    };
     let chunks = args.chunk_size.map(|size| Chunks {
         size,
         entries: match args.chunk_entries {
@@ -140,9 +144,30 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
     Ok(Job { source: args.source, image: args.output, blob: args.blob, walk, options })
 }
 
-/// Paths of files, one a line, in the order in which they are to lie.
-fn order(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+/// Paths of files in the order in which they are to lie: one a line, or those that a trace has read of
+/// an image.
+fn order(path: &Path, image: Option<&Path>, devices: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
     let text = std::fs::read(path).with_context(|| format!("the order in {}", path.display()))?;
+    match (Trace::is_trace(&text), image) {
+        (true, Some(image)) => {
+            let place = PlaceArgs { device: devices.to_vec(), ..PlaceArgs::default() };
+            let source = SourceArgs::default();
+            return super::trace::order(&super::trace::read(path)?, image, &place, &source);
+        }
+        (true, None) => {
+            return Err(Advice::error(
+                format!("{} is a trace, which knows no paths", path.display()),
+                "name the image on which it was recorded, too: --order-image IMAGE",
+            ));
+        }
+        (false, Some(_)) => {
+            return Err(Advice::error(
+                format!("{} is no trace", path.display()),
+                "--order-image is for traces; a list of paths needs none",
+            ));
+        }
+        (false, None) => {}
+    }
     let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     Ok(lines.map(<[u8]>::to_vec).collect())
 }

@@ -53,14 +53,20 @@ fn ask(client: &Client, command: &CtlCommand) -> anyhow::Result<()> {
             let file = file.as_deref().map(path);
             client.ask(&Command::Inject(InjectFault { fault, file }))?;
         }
-        CtlCommand::Prefetch { paths } => {
+        CtlCommand::Prefetch { paths, all } => {
             let paths = paths.iter().map(|name| path(name)).collect();
-            let value = client.ask(&Command::Prefetch(paths))?;
+            let wish = if *all { Command::PrefetchAll } else { Command::Prefetch(paths) };
+            let value = client.ask(&wish)?;
             let done: Prefetched = serde_json::from_value(value).map_err(|_| Error::Answer)?;
             let Prefetched { files, bytes, complete, .. } = done;
-            let bytes = size::show(bytes);
-            let rest = if complete { "" } else { "; the rest has no room now" };
-            writeln!(out, "{files} files, {bytes}{rest}")?;
+            let shown = size::show(bytes);
+            match (all, complete) {
+                (true, _) => writeln!(out, "{shown}")?,
+                (_, true) => writeln!(out, "{files} files, {shown}")?,
+                // It has not heard yet what there is.
+                (_, false) if files == 0 => writeln!(out, "begun; `ferrofs ctl DIR stats` tells")?,
+                _ => writeln!(out, "{files} files, {shown}; the rest has no room now")?,
+            }
         }
         CtlCommand::Metrics => {
             let value = client.ask(&Command::Metrics)?;

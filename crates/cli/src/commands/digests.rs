@@ -60,7 +60,8 @@ pub(crate) fn beside(file: &Path) -> anyhow::Result<Pin> {
     Ok(table.pin())
 }
 
-fn make(file: &Path, algorithm: Algorithm) -> anyhow::Result<BuiltTable> {
+/// The table of a file.
+pub(crate) fn make(file: &Path, algorithm: Algorithm) -> anyhow::Result<BuiltTable> {
     let builder = TableBuilder::new(Geometry::new(algorithm))?;
     File::open(file)
         .and_then(|opened| builder.build(opened))

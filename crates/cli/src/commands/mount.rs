@@ -108,7 +108,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             ));
         }
     };
-    let lazy = match files.image.to_str() {
+    let mut lazy = match files.image.to_str() {
         Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
             location: text.to_owned(),
             // Servers in the background have another working directory.
@@ -123,6 +123,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             insecure: args.insecure,
             mirrors: args.mirror,
             bandwidth: args.bandwidth,
+            ..LazySpec::default()
         }),
         _ if args.lazy => {
             return Err(Advice::error(
@@ -132,6 +133,16 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
+    match (&mut lazy, args.ahead.given()) {
+        (Some(lazy), _) => args.ahead.apply(lazy)?,
+        (None, Some(option)) => {
+            return Err(Advice::error(
+                format!("{option} is for images that are read on demand"),
+                "name the image by http://, https://, oci://, s3:// or file:///PATH",
+            ));
+        }
+        (None, None) => {}
+    }
     let method = match (args.kernel, args.fuse, args.method) {
         (true, _, _) | (_, _, Method::Kernel) => MountMethod::Kernel,
         (_, true, _) | (_, _, Method::Fuse) => MountMethod::Fuse,

@@ -11,14 +11,14 @@ use std::time::Duration;
 const METHODS: [&str; 3] = ["fuse", "fuse-file", "fanotify"];
 
 /// A tree of 6 MB that compresses to a good part of it, and its image, served over HTTP.
-struct Remote {
-    scratch: Scratch,
-    origin: Origin,
-    pin: String,
+pub(crate) struct Remote {
+    pub(crate) scratch: Scratch,
+    pub(crate) origin: Origin,
+    pub(crate) pin: String,
 }
 
 impl Remote {
-    fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let scratch = Scratch::new();
         let mut seed = 7_u64;
         for number in 0..60 {
@@ -41,7 +41,7 @@ impl Remote {
         Self { scratch, origin, pin }
     }
 
-    fn mount(&self, words: &str) -> Option<Mounted> {
+    pub(crate) fn mount(&self, words: &str) -> Option<Mounted> {
         if !Path::new("/dev/fuse").exists() || !crate::is_root() {
             println!("skipped: mounting needs root and /dev/fuse");
             return None;
@@ -72,13 +72,13 @@ impl Remote {
         self.mount(&format!("--pin {} -o soft=5 --method {method} --log {log}", self.pin))
     }
 
-    fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.scratch.path("cache")
     }
 }
 
 /// Unmounted at the end, however the test ends.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {

@@ -8,6 +8,7 @@ mod look;
 mod mount;
 mod personality;
 mod survive;
+mod trace;
 
 use ferrofs_tests::golden::Golden;
 use std::ffi::OsStr;

@@ -8,6 +8,7 @@ use super::message::{
     Change, Command, ImagePath, InjectFault, Prefetched, Refusal, Reply, Request, Snapshot, VERSION,
 };
 use crate::metrics;
+use crate::prefetch::Ahead;
 use crate::settings::{EngineSettings, show};
 use crate::{ErofsFs, lazy};
 use ferrofs_engine::{DropCaches, Fault};
@@ -45,12 +46,28 @@ pub(crate) struct Shared {
     pub(crate) takeovers: Option<u64>,
     /// Where the image's bytes come from, if not from files.
     pub(crate) blobs: Vec<Blob>,
+    /// Who fetches what nobody waits for, if it is read on demand.
+    pub(crate) ahead: Option<Arc<Ahead>>,
     /// The kernel reads the image; the engine only looks for what commands name.
     pub(crate) by_kernel: bool,
     /// Limit of the caches as set; under memory pressure the one in force is lower.
     pub(crate) cache_bytes: AtomicU64,
     /// Further facts for `get`.
     pub(crate) facts: Vec<(&'static str, String)>,
+}
+
+impl Shared {
+    /// Counters of blobs, by name; nothing if there are none.
+    pub(crate) fn store_counters(&self) -> Vec<(&'static str, u64)> {
+        if self.blobs.is_empty() {
+            return Vec::new();
+        }
+        let mut counters = lazy::counters(&lazy::stats(&self.blobs), &self.blobs);
+        if let Some(ahead) = &self.ahead {
+            counters.extend(ahead.counters());
+        }
+        counters
+    }
 }
 
 /// The answer to a line, with a newline at its end.
@@ -96,8 +113,7 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
                 snapshot.fuse.insert(String::from("takeovers"), takeovers);
             }
             if !shared.blobs.is_empty() {
-                let stats = lazy::stats(&shared.blobs);
-                let pairs = lazy::counters(&stats, &shared.blobs).into_iter();
+                let pairs = shared.store_counters().into_iter();
                 snapshot.store = pairs.map(|(name, value)| (name.to_owned(), value)).collect();
             }
             serde_json::to_value(snapshot).map_err(refuse)
@@ -128,7 +144,16 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
             engine.clear_faults();
             Ok(Value::Null)
         }
-        Command::Prefetch(paths) => prefetch(shared, &paths),
+        Command::Prefetch(paths) => match &shared.ahead {
+            Some(ahead) => ahead.paths(&paths).map(|done| json!(done)).map_err(Refusal),
+            None => prefetch(shared, &paths),
+        },
+        Command::PrefetchAll => {
+            let ahead = shared.ahead.as_ref().ok_or_else(|| {
+                Refusal(String::from("all of it is here: it is not read on demand"))
+            })?;
+            ahead.all().map(|done| json!(done)).map_err(Refusal)
+        }
     }
 }
 
@@ -157,6 +182,10 @@ fn get(shared: &Shared) -> Value {
     found.insert(String::from("transport"), transport.into());
     for (name, value) in &shared.facts {
         found.insert((*name).to_owned(), value.clone().into());
+    }
+    let notes = shared.ahead.as_ref().map(|ahead| ahead.notes()).unwrap_or_default();
+    if !notes.is_empty() {
+        found.insert(String::from("notes"), notes.join("; ").into());
     }
     Value::Object(found)
 }

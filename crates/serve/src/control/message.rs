@@ -61,8 +61,11 @@ pub enum Command {
     Inject(InjectFault),
     /// Nothing goes wrong any more.
     ClearFaults,
-    /// Decodes files into memory: answered with [`Prefetched`].
+    /// Decodes files into memory, or fetches what is stored of them if the image is read on demand:
+    /// answered with [`Prefetched`].
     Prefetch(Vec<ImagePath>),
+    /// Fetches all of an image that is read on demand: answered with [`Prefetched`].
+    PrefetchAll,
 }
 
 /// A setting and its new value.

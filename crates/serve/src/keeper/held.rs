@@ -15,7 +15,6 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -316,9 +315,8 @@ impl Drop for Shown {
 
 /// What the kernel is to mount.
 pub(super) enum Files {
-    /// So many files in this root. Of the first the kernel will read `metadata` (from where, how
-    /// much) page by page: it is asked for in large pieces before.
-    Served { root: OwnedFd, devices: usize, metadata: (u64, u64) },
+    /// So many files in this root.
+    Served { root: OwnedFd, devices: usize },
     /// These.
     Own(Vec<File>),
 }
@@ -327,7 +325,7 @@ impl Files {
     fn open(self) -> io::Result<Vec<OwnedFd>> {
         match self {
             Self::Own(files) => Ok(files.into_iter().map(OwnedFd::from).collect()),
-            Self::Served { root, devices, .. } => {
+            Self::Served { root, devices } => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let open = |index| {
                     rustix::fs::openat(&root, device_files::name(index), flags, Mode::empty())
@@ -340,10 +338,7 @@ impl Files {
 
 fn mount(mut request: MountRequest, files: Files, image: &Path) -> Result<Found> {
     let fail = |doing| move |error| Error::Io { doing, error };
-    let metadata = match &files {
-        Files::Served { metadata, .. } => Some(*metadata),
-        Files::Own(_) => None,
-    };
+    let own = matches!(files, Files::Own(_));
     let files = files.open().map_err(fail("open what is to be mounted"))?;
     // What is served has no other path.
     let mut paths =
@@ -356,16 +351,12 @@ fn mount(mut request: MountRequest, files: Files, image: &Path) -> Result<Found>
     }
     let target = request.target.canonicalize().map_err(fail("find the directory to mount on"))?;
     let before = Instance::names();
-    let loop_devices = if let Some((start, len)) = metadata {
-        if let (Some(file), Some(len)) = (files.first(), NonZeroU64::new(len)) {
-            // A wish: without it the kernel asks for each page.
-            let _ = rustix::fs::fadvise(file, start, Some(len), rustix::fs::Advice::WillNeed);
-        }
-        ferrofs_linux::mount_erofs(&request)?.loop_devices
-    } else {
+    let loop_devices = if own {
         // A loop device would read without asking.
         ferrofs_linux::mount_erofs_on_files(&request)?;
         Vec::new()
+    } else {
+        ferrofs_linux::mount_erofs(&request)?.loop_devices
     };
     let entry = mountinfo::find(&target).map_err(fail("read the list of mounts"))?;
     let entry = entry.ok_or_else(|| Error::NotMounted { path: target.clone() })?;

@@ -8,7 +8,7 @@ use crate::flight::{Claim, Lead};
 use crate::map::{GRAIN, bytes_of, grains_of};
 use crate::stats::count;
 use crate::{
-    Demand, FetchContext, FetchError, FetchErrorKind, Ranges, Served, StoreError, Table,
+    Demand, FetchContext, FetchError, FetchErrorKind, Priority, Ranges, Served, StoreError, Table,
     TableOptions, TableSpec,
 };
 use std::ops::Range;
@@ -23,6 +23,16 @@ const POLL_MIN: Duration = Duration::from_micros(200);
 const POLL_MAX: Duration = Duration::from_millis(20);
 /// Bytes that are fetched at once for a reader without keeping them.
 const UNCACHED: u64 = 1 << 20;
+
+/// How the fetch of a claim ended.
+enum Fetched {
+    /// The claim is fulfilled, or by somebody else.
+    Done,
+    /// The source sends only everything, and whoever is to receive that must have the claim.
+    Whole(Demand),
+    /// A reader waits for this grain, and had better ask itself.
+    Aside(u64),
+}
 
 impl BlobInner {
     /// What to fetch because of a read: what is worth fetching ahead is begun here.
@@ -73,6 +83,8 @@ impl BlobInner {
     ) -> Result<(), StoreError> {
         let bits = this.map.bits();
         let grains = grains_of(range);
+        // Where a reader goes on while this lets it pass.
+        let mut pass: Option<u64> = None;
         while let Some(first) = bits.find(grains.clone(), false) {
             this.check(demand, start, first * GRAIN)?;
             if this.origin.ranges() == Ranges::No && range.start > 0 {
@@ -80,20 +92,33 @@ impl BlobInner {
             }
             // The first may have come meanwhile; a claim is never empty.
             let run_end = bits.find(first + 1..grains.end, true).unwrap_or(grains.end);
+            let run_end = pass.filter(|pass| *pass > first).map_or(run_end, |p| p.min(run_end));
             let wish = this.whole_grains(first..run_end);
             match this.flights.claim(wish, first) {
                 Claim::Join(mut join) => {
                     count(&this.counters.joins, 1);
+                    let is_reader = demand.priority == Priority::Demand;
+                    let _waiting = is_reader.then(|| {
+                        join.want(first);
+                        this.origin.limits().join()
+                    });
                     while !bits.all(first..first + 1) && join.wait(WAIT) {
                         this.check(demand, start, first * GRAIN)?;
                     }
                 }
-                Claim::Lead(lead) => {
-                    if let Some(stream) = this.fetch(&lead, first, demand, start)? {
+                Claim::Lead(lead) => match this.fetch(&lead, first, demand, start)? {
+                    Fetched::Done => {}
+                    Fetched::Whole(stream) => {
                         drop(lead);
                         Self::begin_stream(this, stream);
                     }
-                }
+                    Fetched::Aside(grain) => {
+                        pass = Some(grain);
+                        drop(lead);
+                        // The reader's claim is to come before the next one here.
+                        std::thread::sleep(POLL_MIN);
+                    }
+                },
             }
         }
         Ok(())
@@ -121,20 +146,21 @@ impl BlobInner {
         Ok(())
     }
 
-    /// Fetches the missing grains of a claim; `Some`: the source sends only everything, and whoever
-    /// is to receive that must have the claim.
+    /// Fetches the missing grains of a claim.
     fn fetch(
         &self,
         lead: &Lead<'_>,
         first: u64,
         demand: &Demand,
         start: Instant,
-    ) -> Result<Option<Demand>, StoreError> {
+    ) -> Result<Fetched, StoreError> {
         let bits = self.map.bits();
         let claim = lead.range();
-        let Some(_held) = self.hold(&claim, first, demand, start)? else { return Ok(None) };
+        let Some(_held) = self.hold(&claim, first, demand, start)? else {
+            return Ok(Fetched::Done);
+        };
         // Another process may have brought a part meanwhile.
-        let Some(from) = bits.find(claim.clone(), false) else { return Ok(None) };
+        let Some(from) = bits.find(claim.clone(), false) else { return Ok(Fetched::Done) };
         let to = bits.runs(from..claim.end, false).last().map_or(claim.end, |run| run.end);
         let table = self.table(demand, start)?;
         let range = bytes_of(&(from..to), self.size);
@@ -142,8 +168,16 @@ impl BlobInner {
             table.as_ref().map_or(range.clone(), |table| table.layout().whole_grains(&range));
         let len = range.end - range.start;
         let Some(_room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
+        let demand = &Demand { urgent: Some(lead.urgent()), ..demand.clone() };
         let stop = self.transfer(Target::Cache(lead), &range, table.as_ref(), demand, start)?;
-        Ok(matches!(stop, Stop::Whole).then(|| demand.after(start, Instant::now())))
+        Ok(match stop {
+            Stop::Whole => {
+                let demand = Demand { urgent: None, ..demand.after(start, Instant::now()) };
+                Fetched::Whole(demand)
+            }
+            Stop::Aside(grain) => Fetched::Aside(grain),
+            _ => Fetched::Done,
+        })
     }
 
     pub(super) fn no_space(&self, len: u64) -> StoreError {
@@ -203,7 +237,7 @@ impl BlobInner {
             let (stop, served, reached) = self.attempt(target, &rest, table, &demand, &context)?;
             at = reached;
             let error = match stop {
-                Stop::Done | Stop::Whole => return Ok(stop),
+                Stop::Done | Stop::Whole | Stop::Aside(_) => return Ok(stop),
                 Stop::Write(error) if is_full(&error) => {
                     self.cache.is_full();
                     return Err(self.no_space(range.end - range.start));

@@ -5,7 +5,7 @@ use super::BlobInner;
 use crate::flight::Lead;
 use crate::map::{GRAIN, GROUP};
 use crate::stats::count;
-use crate::{Digests, FetchContext, Sink, SinkStop, Table, TableError};
+use crate::{Digests, FetchContext, Priority, Ranges, Sink, SinkStop, Table, TableError};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +15,9 @@ use std::sync::mpsc::Receiver;
 const BUFFER: u64 = 128 << 10;
 /// Digests are taken for so many bytes at once, when everything streams.
 const DIGESTS_AHEAD: u64 = 4 << 20;
+
+/// A reader waits for so many bytes before those it wants, and no longer.
+const WAIT_BYTES: u64 = 1 << 20;
 
 /// Where verified bytes go.
 pub(super) enum Target<'a> {
@@ -43,6 +46,8 @@ pub(super) enum Stop {
     Done,
     /// The source sends everything, and this sink wants a part.
     Whole,
+    /// A reader waits for this grain, which would come too late.
+    Aside(u64),
     /// Wrong bytes, or no digests.
     Table(TableError),
     /// The cache's file cannot take them.
@@ -160,7 +165,23 @@ impl<'a> FillSink<'a> {
             self.buffer.copy_within(done..self.filled, 0);
             self.filled -= done;
         }
-        if self.at >= self.range.end { self.end(Stop::Done) } else { Ok(()) }
+        if self.at >= self.range.end {
+            return self.end(Stop::Done);
+        }
+        match self.aside() {
+            Some(grain) => self.end(Stop::Aside(grain)),
+            None => Ok(()),
+        }
+    }
+
+    /// The grain for which a reader had better ask itself than wait for this.
+    fn aside(&self) -> Option<u64> {
+        let Target::Cache(lead) = &self.target else { return None };
+        // Who sends only everything is not to begin anew.
+        if self.context.priority == Priority::Demand || self.blob.origin.ranges() != Ranges::Yes {
+            return None;
+        }
+        lead.wanted().filter(|grain| grain * GRAIN > self.at.saturating_add(WAIT_BYTES))
     }
 
     /// Verified bytes: `len` at `from` of the buffer, `at` of the blob.

@@ -125,7 +125,7 @@ impl Ahead {
             // If nobody else has it any more, nobody will read it.
             while at < range.end && Arc::strong_count(&blob) > 1 {
                 let end = range.end.min(at.saturating_add(AHEAD_CLAIM));
-                let demand = Demand::prefetch();
+                let demand = Demand::ahead();
                 if BlobInner::fill(&blob, &(at..end), &demand, Instant::now()).is_err() {
                     // Who needs it fetches it, and is told why it fails.
                     lock(&blob.window).failed(&(at..range.end));

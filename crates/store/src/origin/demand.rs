@@ -3,6 +3,7 @@
 
 use crate::Priority;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,25 @@ pub struct Demand {
     pub priority: Priority,
     /// Ends the wait early, whatever the deadline.
     pub cancel: Option<Cancel>,
+    /// Set while it is under way by a reader who waits for the same bytes: what nobody waited for is
+    /// a reader's then.
+    pub urgent: Option<Urgent>,
+}
+
+/// Says that somebody waits now. Clones are the same switch.
+#[derive(Clone, Debug, Default)]
+pub struct Urgent(Arc<AtomicBool>);
+
+impl Urgent {
+    /// Somebody does.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody does.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Demand {
@@ -35,7 +55,20 @@ impl Demand {
         Self {
             deadline: Deadline::Soft(Duration::from_secs(30)),
             priority: Priority::Prefetch,
-            cancel: None,
+            ..Self::default()
+        }
+    }
+
+    /// As [`Demand::prefetch`], for what a reader in sequence comes to next.
+    pub fn ahead() -> Self {
+        Self { priority: Priority::Ahead, ..Self::prefetch() }
+    }
+
+    /// Who waits now.
+    pub fn priority_now(&self) -> Priority {
+        match &self.urgent {
+            Some(urgent) if urgent.is_set() => Priority::Demand,
+            _ => self.priority,
         }
     }
 

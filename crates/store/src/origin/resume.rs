@@ -2,7 +2,7 @@
 //! A sink that makes one transfer of many attempts.
 
 use super::{Ranges, Served};
-use crate::{Demand, FetchError, FetchErrorKind, Limits, Priority, RangeSource, Sink, SinkStop};
+use crate::{Demand, FetchError, FetchErrorKind, Limits, RangeSource, Sink, SinkStop};
 use std::ops::Range;
 
 /// Between sources, which begin anew, and the receiver, which does not.
@@ -10,7 +10,6 @@ pub(super) struct Resume<'a> {
     sink: &'a mut dyn Sink,
     limits: &'a Limits,
     demand: &'a Demand,
-    priority: Priority,
     /// What was asked for.
     range: Range<u64>,
     /// The next byte that the receiver gets; `None` before it was told where it begins.
@@ -43,7 +42,6 @@ impl<'a> Resume<'a> {
             sink,
             limits,
             demand,
-            priority: demand.priority,
             asked: range.start,
             range,
             position: None,
@@ -163,7 +161,7 @@ impl Sink for Resume<'_> {
     }
 
     fn room(&mut self) -> &mut [u8] {
-        let max = self.limits.piece_max(self.priority).unwrap_or(usize::MAX);
+        let max = self.limits.piece_max(self.demand.priority_now()).unwrap_or(usize::MAX);
         if self.skip > 0 {
             let len = self.skip.min(64 << 10) as usize;
             self.scratch.resize(64 << 10, 0);
@@ -180,7 +178,7 @@ impl Sink for Resume<'_> {
         if !self.began {
             return self.refuse(FetchErrorKind::Protocol, "bytes before their place".into());
         }
-        self.limits.take(bytes, self.priority, self.demand.cancel.as_ref());
+        self.limits.take(bytes, self.demand);
         if self.skip > 0 {
             self.skip = self.skip.saturating_sub(bytes);
         } else {

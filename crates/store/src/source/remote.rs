@@ -2,6 +2,8 @@
 //! From what a user names to the blobs of an image: where the image is, its data blobs, its digest
 //! tables, and what is known of them before a byte of them was read.
 
+mod trace;
+
 use super::file::FileSource;
 use super::http::{HttpOptions, HttpSource};
 use super::s3::{self, S3Options};

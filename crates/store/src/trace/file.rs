@@ -11,9 +11,13 @@
 
 use super::{Touch, Trace};
 use std::fmt::{self, Write as _};
+use std::io::{self, Read};
 
 const HEAD: &str = "ferrofs-trace 1 runs=";
-const NAME_MAX: usize = 1024;
+const NAME_MAX: usize = 256;
+
+/// What follows the name of an image in the name of its trace.
+pub const TRACE_SUFFIX: &str = ".trace";
 
 /// What is wrong with the text of a trace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,7 +27,7 @@ pub enum TraceError {
     Head,
     /// A line (from 1) that is neither a blob nor a touch of a blob before it.
     Line(usize),
-    /// More blobs or touches than a trace has.
+    /// More blobs, touches or bytes than a trace has.
     TooLong,
 }
 
@@ -34,9 +38,10 @@ impl fmt::Display for TraceError {
             Self::Line(line) => write!(f, "line {line} of the trace is neither blob nor touch"),
             Self::TooLong => write!(
                 f,
-                "a trace of more than {} blobs or {} touches",
+                "a trace of more than {} blobs, {} touches or {} bytes",
                 Trace::BLOBS_MAX,
-                Trace::TOUCHES_MAX
+                Trace::TOUCHES_MAX,
+                Trace::TEXT_MAX
             ),
         }
     }
@@ -52,6 +57,9 @@ pub(super) fn is_name(name: &str) -> bool {
 impl Trace {
     /// Reads the text of a trace, of any origin.
     pub fn parse(text: &str) -> Result<Self, TraceError> {
+        if text.len() > Self::TEXT_MAX {
+            return Err(TraceError::TooLong);
+        }
         let mut lines = text.lines();
         let runs = lines.next().and_then(|head| head.strip_prefix(HEAD)).ok_or(TraceError::Head)?;
         let runs = number(runs).ok_or(TraceError::Head)?;
@@ -78,6 +86,25 @@ impl Trace {
             trace.touches.push(touch);
         }
         Ok(trace)
+    }
+
+    /// Whether bytes are meant to be a trace, of whatever version.
+    #[must_use]
+    pub fn is_trace(bytes: &[u8]) -> bool {
+        bytes.starts_with(b"ferrofs-trace ")
+    }
+
+    /// Reads a trace from a file, no more of it than a trace can have.
+    pub fn read(mut file: impl Read) -> io::Result<Self> {
+        let mut text = String::new();
+        let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        file.by_ref().take(Self::TEXT_MAX as u64 + 1).read_to_string(&mut text).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::InvalidData => wrong(TraceError::Head),
+                _ => error,
+            },
+        )?;
+        Self::parse(&text).map_err(wrong)
     }
 
     /// The text of a trace.

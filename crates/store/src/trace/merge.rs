@@ -16,9 +16,11 @@ struct Change {
 }
 
 impl Trace {
-    /// Puts runs together: what more runs have touched comes first among what was touched at about
-    /// the same time; what fewer than `runs_min` have is left out. The time of a touch is the mean
-    /// over the runs that have it, so that one slow run does not put everything last.
+    /// Puts runs together. The time of a touch is the mean over the runs that have it, each counted
+    /// once, so that it does not matter in which steps traces were merged. First comes, in the order
+    /// of time, what at least half of the runs have touched, then the rest, which most runs do without;
+    /// what fewer than `runs_min` have is left out. What more runs have touched comes first among what
+    /// was touched within a tenth of a second.
     #[must_use]
     pub fn merge(traces: &[Self], runs_min: u32) -> Self {
         let mut merged = Self::default();
@@ -54,9 +56,12 @@ impl Trace {
         for (blob, edges) in edges.into_iter().enumerate() {
             sweep(blob as u32, edges, runs_min, &mut merged.touches);
         }
+        let runs = merged.runs;
         // Within a tenth of a second the order is chance; how often is not.
         merged.touches.sort_by_key(|touch| {
-            (touch.micros / 100_000, u32::MAX - touch.runs, touch.micros, touch.blob, touch.start)
+            let is_rare = u64::from(touch.runs) * 2 < u64::from(runs);
+            let often = u32::MAX - touch.runs;
+            (is_rare, touch.micros / 100_000, often, touch.micros, touch.blob, touch.start)
         });
         merged.touches.truncate(Self::TOUCHES_MAX);
         merged
@@ -75,8 +80,10 @@ fn sweep(blob: u32, edges: Edges, runs_min: u32, touches: &mut Vec<Touch>) {
             .fold(0_u32, |sum, (_, runs)| sum.saturating_add(*runs));
         if runs >= runs_min.max(1) && at > from {
             let times = open.values().filter_map(|touches| touches.keys().next());
-            let sum: u128 = times.map(|(time, _)| u128::from(*time)).sum();
-            let micros = u64::try_from(sum / open.len().max(1) as u128).unwrap_or(u64::MAX);
+            let sums = times.fold((0_u128, 0_u128), |(sum, weight), (time, runs)| {
+                (sum + u128::from(*time) * u128::from(*runs), weight + u128::from(*runs))
+            });
+            let micros = u64::try_from(sums.0 / sums.1.max(1)).unwrap_or(u64::MAX);
             let next = Touch { micros, blob, start: from, len: at - from, runs };
             match touches.last_mut() {
                 Some(last)

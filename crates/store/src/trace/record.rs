@@ -34,10 +34,28 @@ impl Recorder {
     /// Keeps at most so many touches (32 bytes each), the first ones.
     #[must_use]
     pub fn with_limit(touches_max: usize) -> Self {
-        let state = Mutex::new(Trace { runs: 1, ..Trace::default() });
+        Self::with(Trace::default(), Duration::ZERO, touches_max)
+    }
+
+    /// Goes on with a run that began `elapsed` ago, of which somebody else has recorded `trace`.
+    #[must_use]
+    pub fn resume(trace: Trace, elapsed: Duration) -> Self {
+        Self::with(trace, elapsed, Trace::TOUCHES_MAX)
+    }
+
+    fn with(trace: Trace, elapsed: Duration, touches_max: usize) -> Self {
+        let state = Mutex::new(Trace { runs: 1, ..trace });
         let touches_max = touches_max.min(Trace::TOUCHES_MAX);
         let is_full = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { start: Instant::now(), touches_max, state, is_full }) }
+        let now = Instant::now();
+        let start = now.checked_sub(elapsed).unwrap_or(now);
+        Self { inner: Arc::new(Inner { start, touches_max, state, is_full }) }
+    }
+
+    /// How many touches there are: whether something was added since one looked.
+    #[must_use]
+    pub fn touch_count(&self) -> usize {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner).touches.len()
     }
 
     /// For one blob of `size` bytes in units of `unit` (a power of two); `None`: too many blobs, or
@@ -59,10 +77,15 @@ impl Recorder {
             state.blobs.push(name.to_owned());
             state.blobs.len() - 1
         });
-        drop(state);
         let words = size.div_ceil(unit).div_ceil(64) as usize;
         let touched = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        Some(BlobRecorder { inner: self.inner.clone(), blob: blob as u32, size, unit, touched })
+        let inner = Arc::clone(&self.inner);
+        let recorder = BlobRecorder { inner, blob: blob as u32, size, unit, touched };
+        for touch in state.touches.iter().filter(|touch| touch.blob == recorder.blob) {
+            recorder.mark(touch.start / unit..touch.end().min(size).div_ceil(unit));
+        }
+        drop(state);
+        Some(recorder)
     }
 
     /// Whether later touches are lost.
@@ -120,6 +143,13 @@ impl BlobRecorder {
             }
         }
         self.keep(run);
+    }
+
+    /// What was touched before this one was there.
+    fn mark(&self, units: Range<u64>) {
+        for unit in units {
+            self.touched[(unit / 64) as usize].fetch_or(1 << (unit % 64), Ordering::Relaxed);
+        }
     }
 
     fn keep(&self, units: Option<Range<u64>>) {

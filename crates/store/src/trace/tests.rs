@@ -60,6 +60,30 @@ fn a_recorder_keeps_to_its_limit_and_threads_share_it() {
 }
 
 #[test]
+fn a_run_is_gone_on_with() {
+    let recorder = Recorder::new();
+    recorder.blob("a", 100_000, 4096).unwrap().touch(&(0..9000));
+    let before = recorder.trace();
+    let next = Recorder::resume(before.clone(), Duration::from_secs(100));
+    let blob = next.blob("a", 100_000, 4096).unwrap();
+    blob.touch(&(4096..16384));
+    let after = next.trace();
+    assert_eq!((after.runs, &after.touches[..1]), (1, &before.touches[..]));
+    assert_eq!((after.touches[1].start, after.touches[1].len), (12288, 4096));
+    assert!(after.touches[1].micros >= 100_000_000);
+    assert_eq!(next.touch_count(), 2);
+}
+
+#[test]
+fn long_text_is_refused() {
+    let text = "x".repeat(Trace::TEXT_MAX + 10);
+    assert_eq!(Trace::parse(&text), Err(TraceError::TooLong));
+    let endless = std::io::repeat(b'1');
+    assert_eq!(Trace::read(endless).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert!(Trace::read(&b"ferrofs-trace 1 runs=1\n\xff"[..]).is_err());
+}
+
+#[test]
 fn hostile_text_is_refused() {
     let good = "ferrofs-trace 1 runs=1\nblob b\n0 0 0 4096 1\n";
     assert!(Trace::parse(good).is_ok());
@@ -188,6 +212,42 @@ proptest! {
         if let Ok(trace) = Trace::parse(&text) {
             prop_assert_eq!(Trace::parse(&trace.emit()), Ok(trace));
         }
+    }
+
+    /// It does not matter in which steps runs are merged: bytes and runs are the same, times up to
+    /// rounding.
+    #[test]
+    fn merging_in_steps_is_merging_at_once(
+        runs in proptest::collection::vec(
+            proptest::collection::vec((0_u64..1000, 0_u64..20, 1_u64..9), 0..8), 1..6),
+    ) {
+        let traces: Vec<Trace> = runs.iter().map(|run| {
+            let touches = run.iter().map(|(micros, start, len)| touch(*micros, 0, *start..start + len, 1));
+            trace(&["a"], 1, touches.collect())
+        }).collect();
+        // By byte: runs, and the time.
+        let bytes = |trace: &Trace| {
+            let mut bytes = [None; 40];
+            for touch in &trace.touches {
+                bytes[touch.start as usize..touch.end() as usize].fill(Some((touch.runs, touch.micros)));
+            }
+            bytes
+        };
+        let once = Trace::merge(&traces, 1);
+        let mut steps = Trace::merge(&traces[..1], 1);
+        for next in &traces[1..] {
+            steps = Trace::merge(&[steps, next.clone()], 1);
+        }
+        prop_assert_eq!(once.runs, steps.runs);
+        for (one, other) in bytes(&once).into_iter().zip(bytes(&steps)) {
+            prop_assert_eq!(one.map(|(runs, _)| runs), other.map(|(runs, _)| runs));
+            let time = |byte: Option<(u32, u64)>| byte.map_or(0, |(_, micros)| micros);
+            prop_assert!(time(one).abs_diff(time(other)) <= runs.len() as u64);
+        }
+        // What most runs do without comes last.
+        let is_rare = |touch: &Touch| touch.runs * 2 < once.runs;
+        let first = once.touches.iter().position(is_rare).unwrap_or(once.touches.len());
+        prop_assert!(once.touches[first..].iter().all(is_rare));
     }
 
     /// Against a model with one byte a cell.
