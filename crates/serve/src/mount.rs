@@ -40,6 +40,8 @@ pub enum Method {
     KernelDevice,
     /// The kernel reads files that a process of ours serves; through these loop devices, if any.
     FuseFile(Vec<PathBuf>),
+    /// The kernel reads through its cache, which a daemon fills.
+    Cachefiles,
     /// A process of ours serves it.
     Fuse,
 }
@@ -71,6 +73,9 @@ impl fmt::Display for Chosen {
                 for device in devices {
                     write!(f, " (loop device {})", device.display())?;
                 }
+            }
+            Method::Cachefiles => {
+                f.write_str("mounted by the kernel through its cache (cachefiles)")?;
             }
             Method::Fuse => f.write_str("mounted by FUSE")?,
         }
@@ -165,6 +170,13 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
         spec.files.offset = offset;
     }
     spec.options.not_for_new().map_or(Ok(()), Err)?;
+    if spec.options.fsid().is_some() {
+        return crate::cachefiles::mount(&spec);
+    }
+    if spec.options.lacks_fsid() {
+        let what = "it belongs to fsid= or inode_share";
+        return Err(Error::Option { option: String::from("domain_id"), what });
+    }
     ferrofs_linux::check_target(&spec.target)?;
     let image = spec.files.open_whole()?;
     let fuse = |image, reason| {

@@ -2,6 +2,7 @@
 //! The real binary, as users and scripts call it.
 
 mod build;
+mod cached;
 mod ctl;
 mod lazy;
 mod look;
