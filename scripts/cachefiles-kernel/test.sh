@@ -36,8 +36,23 @@ cp "$blobs/plain" "$blobs/plain3"
 cp "$blobs/meta1" "$blobs/meta2"
 cp "$blobs/meta1" "$blobs/meta3"
 head -c $((($(stat -c %s "$blobs/shared") - 300000) / 4096 * 4096)) "$blobs/shared" >"$blobs/short"
+# By URL, with a pin; in the second one a byte is another than the table says.
+mkdir "$work/urls"
+cp "$blobs/plain" "$work/urls/whole"
+cp "$blobs/plain" "$work/urls/flipped"
+pin=$("$FERROFS" digests "$work/urls/whole" | grep -o 'blake3:[0-9a-f]*' | head -n 1)
+cp "$work/urls/whole.digests" "$work/urls/flipped.digests"
+at=$(($(stat -c %s "$blobs/plain") / 2))
+byte=$(od -An -tu1 -j $at -N 1 "$blobs/plain")
+printf "\\x$(printf %x $((byte ^ 1)))" | dd of="$work/urls/flipped" bs=1 seek=$at conv=notrunc status=none
+cat >"$work/urls/from" <<END
+whole=file://$work/urls/whole,pin=$pin
+flipped=file://$work/urls/flipped,pin=$pin
+unpinned=file://$work/urls/whole
+sharer=file://$blobs/meta1,domain=f,insecure
+END
 for version in ${VERSIONS:-6.1 6.12}; do
     "$here/build.sh" "$dir/$version" "$version"
     echo "== Linux $version"
-    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version"
+    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version,$work/urls/from"
 done

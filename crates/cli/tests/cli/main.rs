@@ -8,6 +8,7 @@ mod lazy;
 mod look;
 mod mount;
 mod personality;
+mod soak;
 mod survive;
 
 use ferrofs_tests::golden::Golden;
