@@ -72,12 +72,7 @@ check $? "a reader outlives its daemon ($kills kills)"
 umount /mnt/a
 
 # By URL, verified, and mounted by ferrofs itself.
-"$ferrofs" mount -o fsid=whole /mnt/a 2>/run/said && grep -q cachefiles /run/said && same /mnt/a
-check $? "an image by URL, verified, mounted by ferrofs"
-umount /mnt/a
-"$ferrofs" mount -o domain_id=f,fsid=sharer none /mnt/a -q && same /mnt/a
-check $? "an image by URL with a blob beside it, in a domain"
-umount /mnt/a
+# First the one with the wrong byte: the other has the same pin, so what is good of it comes once.
 "$ferrofs" mount -q -o fsid=flipped /mnt/a
 bad=0 good=0 lost=0
 while IFS= read -r file; do
@@ -89,6 +84,12 @@ while IFS= read -r file; do
 done </run/files
 [ $bad = 0 ] && [ $good -gt 0 ] && [ $lost -gt 0 ]
 check $? "a byte that is another than was pinned is an error ($good files whole, $lost errors)"
+umount /mnt/a
+"$ferrofs" mount -o fsid=whole /mnt/a 2>/run/said && grep -q cachefiles /run/said && same /mnt/a
+check $? "an image by URL, verified, mounted by ferrofs"
+umount /mnt/a
+"$ferrofs" mount -o domain_id=f,fsid=sharer,device=shared none /mnt/a -q && same /mnt/a
+check $? "an image by URL with a blob beside it, in a domain"
 umount /mnt/a
 for name in unpinned nothing ../whole; do
     "$ferrofs" mount -q -o fsid=$name /mnt/a 2>/run/said && check 1 "refuses $name" ||

@@ -49,7 +49,7 @@ pub(crate) fn mount(spec: &MountSpec) -> Result<Outcome> {
     options.not_for_kernel().map_or(Ok(()), Err)?;
     ferrofs_linux::check_target(&spec.target)?;
     if let Some(reason) = obstacle() {
-        return Err(Error::Obstacle { reason });
+        return Err(Error::KernelOnly { option: String::from("fsid"), reason });
     }
     let named = options.kernel_options();
     let values = named.iter().map(|(name, value)| match value {
@@ -67,11 +67,11 @@ pub(crate) fn mount(spec: &MountSpec) -> Result<Outcome> {
     };
     wanted.mount(&spec.target).map_err(|error| match error.step {
         MountStep::Create => {
-            let reason = String::from(
-                "it did not get the image through its cache; see whether `ferrofs cached` runs and \
-                 knows the image and its blobs",
+            let reason = format!(
+                "it did not get the image through its cache ({error}); see whether `ferrofs cached` \
+                 runs and knows the image and its blobs"
             );
-            Error::Kernel { reason, error }
+            Error::KernelOnly { option: String::from("fsid"), reason }
         }
         _ => Error::Mount(error),
     })?;

@@ -279,7 +279,9 @@ fn misfortune(site: &mut Site, lives: &[&Live], random: &mut fastrand::Rng) -> &
             "a worker is killed"
         }
         3 => {
-            lives.iter().for_each(|live| live.kill_worker());
+            for live in lives {
+                live.kill_worker();
+            }
             "all workers are killed"
         }
         4 => {
@@ -396,7 +398,7 @@ fn random_kills_and_faults_give_no_wrong_byte_and_no_hang() {
 fn sixteen_cold_readers_cost_the_origin_each_group_once() {
     for options in ["", "-z lz4 -C 64K"] {
         let Some(site) = Site::new(options) else { return };
-        let free = rustix::fs::statvfs(&site.scratch.path("")).unwrap();
+        let free = rustix::fs::statvfs(site.scratch.path("")).unwrap();
         if free.f_bavail * 100 < free.f_blocks * 8 {
             return println!(
                 "skipped: less than 8 % of the disk is free, where caches keep nothing"
