@@ -72,7 +72,6 @@ check $? "a reader outlives its daemon ($kills kills)"
 umount /mnt/a
 
 # By URL, verified, and mounted by ferrofs itself.
-# First the one with the wrong byte: the other has the same pin, so what is good of it comes once.
 "$ferrofs" mount -q -o fsid=flipped /mnt/a
 bad=0 good=0 lost=0
 while IFS= read -r file; do
