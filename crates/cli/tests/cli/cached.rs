@@ -320,8 +320,10 @@ fn five_thousand_blobs_are_open_at_once() {
         writeln!(lines, "b{number}=file://{},pin={pin}", path.display()).unwrap();
     }
     std::fs::write(scratch.path("from"), lines).unwrap();
-    for (what, option, path) in
-        [("a folder", "--blobs", folder), ("URLs, verified", "--from", scratch.path("from"))]
+    // What was read is made durable when another blob takes its place in the store: not by thousands
+    // on a slow disk.
+    for (what, option, path, step) in
+        [("a folder", "--blobs", folder, 1), ("URLs, verified", "--from", scratch.path("from"), 10)]
     {
         let served = Served::new(&scratch, &[option, path.to_str().unwrap()]);
         let volume = served.volume(option);
@@ -356,7 +358,7 @@ fn five_thousand_blobs_are_open_at_once() {
         assert_eq!(served.emulator.load().1, COUNT);
         assert!(grown < 16 << 10, "the daemon has {grown} bytes for each blob");
         objects.sort_by_key(|(number, _)| number % 97);
-        for (number, object) in &objects {
+        for (number, object) in objects.iter().step_by(step) {
             let (from, content) = (number % 1000, plain(*number));
             let mut found = vec![0; 4500];
             object.read_at(&mut found, from as u64, &patient()).unwrap();
