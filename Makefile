@@ -23,8 +23,10 @@ setup:
 fuzz:
 	fuzz/smoke.sh 600
 
-# Every bit and byte of the damaged images, not a sample, and ten minutes of readers with faults.
+# Every bit and byte of the damaged images, not a sample, ten minutes of readers with faults, and 200
+# kills and faults under mounts that are read on demand.
 soak:
+	FERROFS_SOAK=200 cargo test --locked -p ferrofs-cli --test cli -- soak::random --nocapture
 	FERROFS_EXHAUSTIVE=1 FERROFS_SOAK_SECONDS=600 cargo test --release --locked -p ferrofs-tests --test hostile --test engine
 
 # Side by side with erofs-utils; see bench/README.md for how to get those.

@@ -1,15 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Runs in the guest: ferrofs cached against its kernel. guest.sh FERROFS BLOBS TREE 6.1|6.12
+# Runs in the guest: ferrofs cached against its kernel. guest.sh FERROFS BLOBS TREE 6.1|6.12 FROM
 set -u
-ferrofs=$1 blobs=$2 tree=$3 version=$4
+ferrofs=$1 blobs=$2 tree=$3 version=$4 from=$5
 failed=0
 check() { if [ "$1" = 0 ]; then echo "ok: $2"; else echo "FAILED: $2"; failed=1; fi; }
 seconds() { cut -d' ' -f1 /proc/uptime; }
 mkdir -p /run/cache/fs /mnt/a /mnt/b
 daemon=
 begin() {
-    "$ferrofs" cached --dir /run/cache/fs --blobs "$blobs" --foreground "$@" 2>>/run/log &
+    "$ferrofs" cached --dir /run/cache/fs --blobs "$blobs" --from "$from" --cache-dir /run/store \
+        --patience 10 --foreground "$@" 2>>/run/log &
     daemon=$!
     sleep 2
 }
@@ -69,6 +70,30 @@ done
 wait $reader
 check $? "a reader outlives its daemon ($kills kills)"
 umount /mnt/a
+
+# By URL, verified, and mounted by ferrofs itself.
+"$ferrofs" mount -q -o fsid=flipped /mnt/a
+bad=0 good=0 lost=0
+while IFS= read -r file; do
+    if cat "/mnt/a/$file" >/run/got 2>/dev/null; then
+        cmp -s /run/got "$tree/$file" && good=$((good + 1)) || bad=1
+    else
+        lost=$((lost + 1))
+    fi
+done </run/files
+[ $bad = 0 ] && [ $good -gt 0 ] && [ $lost -gt 0 ]
+check $? "a byte that is another than was pinned is an error ($good files whole, $lost errors)"
+umount /mnt/a
+"$ferrofs" mount -o fsid=whole /mnt/a 2>/run/said && grep -q cachefiles /run/said && same /mnt/a
+check $? "an image by URL, verified, mounted by ferrofs"
+umount /mnt/a
+"$ferrofs" mount -o domain_id=f,fsid=sharer,device=shared none /mnt/a -q && same /mnt/a
+check $? "an image by URL with a blob beside it, in a domain"
+umount /mnt/a
+for name in unpinned nothing ../whole; do
+    "$ferrofs" mount -q -o fsid=$name /mnt/a 2>/run/said && check 1 "refuses $name" ||
+        { grep -q 'ferrofs cached' /run/said; check $? "refuses $name: $(head -n 1 /run/said)"; }
+done
 
 # The last holder of the device is gone.
 mnt fsid=plain3 /mnt/a

@@ -36,8 +36,23 @@ cp "$blobs/plain" "$blobs/plain3"
 cp "$blobs/meta1" "$blobs/meta2"
 cp "$blobs/meta1" "$blobs/meta3"
 head -c $((($(stat -c %s "$blobs/shared") - 300000) / 4096 * 4096)) "$blobs/shared" >"$blobs/short"
+# By URL, with a pin; in the second one, another image of the tree, a byte is not what the table says.
+mkdir "$work/urls"
+cp "$blobs/plain" "$work/urls/whole"
+"$FERROFS" build -q "$tree" -o "$work/urls/flipped"
+pin() { "$FERROFS" digests "$1" | grep -o 'blake3:[0-9a-f]*' | head -n 1; }
+whole=$(pin "$work/urls/whole") flipped=$(pin "$work/urls/flipped")
+at=$(($(stat -c %s "$work/urls/flipped") / 2))
+byte=$(od -An -tu1 -j $at -N 1 "$work/urls/flipped")
+printf "\\x$(printf %x $((byte ^ 1)))" | dd of="$work/urls/flipped" bs=1 seek=$at conv=notrunc status=none
+cat >"$work/urls/from" <<END
+whole=file://$work/urls/whole,pin=$whole
+flipped=file://$work/urls/flipped,pin=$flipped
+unpinned=file://$work/urls/whole
+sharer=file://$blobs/meta1,domain=f,insecure
+END
 for version in ${VERSIONS:-6.1 6.12}; do
     "$here/build.sh" "$dir/$version" "$version"
     echo "== Linux $version"
-    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version"
+    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version,$work/urls/from"
 done

@@ -296,6 +296,21 @@ fn set(context: &OwnedFd, parameter: &Parameter<'_>) -> Result<(), Errno> {
     }
 }
 
+/// Whether the kernel takes an option of a file system, without a mount: what it has to say about
+/// it, which is nothing if it knows the option. Needs Linux 5.2.
+pub fn probe_option(fs_type: &str, name: &str, value: &str) -> Result<Vec<String>, MountError> {
+    let context = rustix::mount::fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| MountError::new(MountStep::Type, errno, fs_type))?;
+    let set = rustix::mount::fsconfig_set_string(&context, name, value);
+    let messages = messages(&context);
+    match set {
+        Ok(()) => Ok(messages),
+        Err(errno) => {
+            Err(MountError { messages, ..MountError::new(MountStep::Option, errno, name) })
+        }
+    }
+}
+
 /// Gives the file system mounted at `target` other options: those named here, and what the file
 /// system itself takes for those that are not. For all mounts of that file system. Needs Linux 5.2.
 pub fn reconfigure(target: &Path, parameters: &[Parameter<'_>]) -> Result<(), MountError> {

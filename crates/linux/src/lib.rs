@@ -29,7 +29,9 @@ pub mod sparse;
 pub mod writeback;
 pub mod xattr;
 
-pub use fsmount::{FsMount, MountError, MountFlags, MountStep, Parameter, reconfigure};
+pub use fsmount::{
+    FsMount, MountError, MountFlags, MountStep, Parameter, probe_option, reconfigure,
+};
 pub use mount::{
     MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, mount_erofs_on_files,
     unmount,

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod cachefiles;
 pub mod control;
 mod device_files;
 mod error;

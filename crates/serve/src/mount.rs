@@ -45,6 +45,8 @@ pub enum Method {
     FuseFile(Vec<PathBuf>),
     /// The kernel reads the cache's own files, and asks a process of ours before.
     Fanotify,
+    /// The kernel reads through its cache, which a daemon fills.
+    Cachefiles,
     /// A process of ours serves it.
     Fuse,
 }
@@ -78,6 +80,9 @@ impl fmt::Display for Chosen {
                 }
             }
             Method::Fanotify => f.write_str("mounted by the kernel, which asks before it reads")?,
+            Method::Cachefiles => {
+                f.write_str("mounted by the kernel through its cache (cachefiles)")?;
+            }
             Method::Fuse => f.write_str("mounted by FUSE")?,
         }
         write!(f, ": {}", self.reason)
@@ -171,6 +176,13 @@ pub fn mount(mut spec: MountSpec) -> Result<Outcome> {
         spec.files.offset = offset;
     }
     spec.options.not_for_new().map_or(Ok(()), Err)?;
+    if spec.options.fsid().is_some() {
+        return crate::cachefiles::mount(&spec);
+    }
+    if spec.options.lacks_fsid() {
+        let what = "it belongs to fsid= or inode_share";
+        return Err(Error::Option { option: String::from("domain_id"), what });
+    }
     ferrofs_linux::check_target(&spec.target)?;
     let image = spec.files.open_whole()?;
     let fuse = |image, reason| {

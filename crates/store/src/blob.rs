@@ -270,6 +270,8 @@ impl BlobInner {
             if self.map.is_same(generation) {
                 return match read {
                     Ok(()) => Ok(true),
+                    // Somebody has cut the file. It is fetched again, and not kept.
+                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
                     Err(error) => Err(StoreError::io(&self.id, "read the data")(error)),
                 };
             }

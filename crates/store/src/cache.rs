@@ -203,7 +203,7 @@ impl Cache {
             .map_err(StoreError::io(&id, "make a folder"))?;
         let (size, table) = match size.or_else(|| files::known_size(&folder)) {
             Some(size) => (size, None),
-            None => self.learn_size(&id, &spec, demand, start)?,
+            None => self.learn_size(&id, &folder, &spec, demand, start)?,
         };
         let meta = files::Meta::new(&id, size, &spec);
         let how = OpenHow { demand, start, writes: !spec.policy.for_kernel };
@@ -249,13 +249,15 @@ impl Cache {
     fn learn_size(
         &self,
         id: &BlobId,
+        folder: &crate::disk::Dir,
         spec: &BlobSpec,
         demand: &Demand,
         start: Instant,
     ) -> Result<(u64, Option<Arc<Table>>), StoreError> {
         if let TableSpec::Pinned { pin, source } = &spec.table {
             let pages = Arc::clone(&self.inner.pages);
-            let options = TableOptions { pages, ..TableOptions::default() };
+            let shelf = files::shelf(folder);
+            let options = TableOptions { shelf, pages, ..TableOptions::default() };
             let context = FetchContext {
                 deadline: demand.until(start),
                 priority: Priority::Demand,

@@ -107,15 +107,27 @@ impl Opener {
     ) -> Result<Blob, StoreError> {
         let source = Arc::clone(&found.remote.source);
         let (config, limits) = (OriginConfig::default(), Arc::clone(&self.limits));
-        let clock = Arc::new(SystemClock);
-        let origin = Origin::with(found.mirrors.clone(), source, config, limits, clock);
+        let origin = |mirrors: Vec<Arc<dyn RangeSource>>, source| {
+            Origin::with(mirrors, source, config, Arc::clone(&limits), Arc::new(SystemClock))
+        };
         let table = match (found.pin, &found.table) {
-            (Some(pin), Some(source)) => TableSpec::Pinned { pin, source: Arc::clone(source) },
+            // What fails is tried again, as for the blob itself.
+            (Some(pin), Some(source)) => {
+                TableSpec::Pinned { pin, source: Arc::new(origin(vec![], Arc::clone(source))) }
+            }
             _ if found.insecure => TableSpec::Insecure,
             _ => TableSpec::Missing,
         };
         let size = found.remote.size;
-        self.cache.blob_within(BlobSpec { size, table, policy, ..BlobSpec::new(origin) }, demand)
+        self.cache.blob_within(
+            BlobSpec {
+                size,
+                table,
+                policy,
+                ..BlobSpec::new(origin(found.mirrors.clone(), source))
+            },
+            demand,
+        )
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
 
-    /// The directory to mount on. `-o remount` needs it alone
+    /// The directory to mount on. `-o remount` and `-o fsid=NAME` need it alone
     #[arg(required_unless_present = "options")]
     pub(crate) target: Option<PathBuf>,
 

@@ -99,8 +99,8 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
     let files = args.image.files();
     let target = match args.target {
         Some(target) => target,
-        // The one path that `-o remount` needs.
-        None if options.remount => files.image.clone(),
+        // The one path that `-o remount` and `-o fsid=` need.
+        None if options.remount || options.fsid().is_some() => files.image.clone(),
         None => {
             return Err(Advice::error(
                 "no directory is given to mount on",

@@ -2,11 +2,13 @@
 //! The real binary, as users and scripts call it.
 
 mod build;
+mod cached;
 mod ctl;
 mod lazy;
 mod look;
 mod mount;
 mod personality;
+mod soak;
 mod survive;
 mod trace;
 

@@ -23,6 +23,11 @@ pub(crate) struct Kept {
 impl BlobInner {
     /// Writes verified bytes as far as `lead` has claimed them, and sets their bits.
     pub(super) fn keep(&self, lead: &Lead<'_>, range: &Range<u64>, bytes: &[u8]) -> io::Result<()> {
+        // A file that somebody has cut would grow again, with zeros where bits say that bytes are:
+        // from then on everything goes through memory. The next opening makes a new file.
+        if self.files.data.metadata()?.len() != self.size {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "somebody has cut the file"));
+        }
         let claim = lead.range();
         let bits = self.map.bits();
         let grains = grains_of(range);

@@ -196,7 +196,15 @@ impl Files {
                     }
                     return Err(io::ErrorKind::ResourceBusy.into());
                 }
-                let (data, map, log, dirty) = order(&folder, size, alone, meta)?;
+                let (data, map, log, dirty) = match order(&folder, size, alone, meta) {
+                    // Somebody has cut or overwritten what others use. They go on as they can; who
+                    // comes now begins anew.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData && meta.is_some() => {
+                        set_aside(root, id)?;
+                        return Ok(None);
+                    }
+                    other => other?,
+                };
                 drop(opening);
                 let lock = lock.try_clone()?;
                 Ok(Some(Opened { files: Self { folder, data, lock }, map, log, dirty }))
@@ -273,14 +281,32 @@ impl Files {
 
     /// Where parts of the digest table are kept.
     pub(crate) fn shelf(&self) -> Option<Arc<dyn Shelf>> {
-        let file = self.folder.open("table", Open::Create).ok()?;
-        Some(Arc::new(FileShelf::new(file)))
+        shelf(&self.folder)
     }
 
     /// Notes a use: what was used longest ago is removed first.
     pub(crate) fn touch(&self) {
         self.lock.set_modified(std::time::SystemTime::now()).unwrap_or(());
     }
+}
+
+/// Where parts of the digest table of the blob in this folder are kept.
+pub(super) fn shelf(folder: &Dir) -> Option<Arc<dyn Shelf>> {
+    let file = folder.open("table", Open::Create).ok()?;
+    Some(Arc::new(FileShelf::new(file)))
+}
+
+/// Takes the folder of a blob away from under those who use it, who keep what they have open: from
+/// then on it is another one.
+fn set_aside(root: &Dir, id: &BlobId) -> io::Result<()> {
+    let parent = root.enter(id.kind().as_str(), false)?.enter(&id.hex()[..2], false)?;
+    let name = format!("aside.{:016x}", fastrand::u64(..));
+    parent.rename(id.hex(), &name)?;
+    let folder = parent.enter(&name, false)?;
+    for file in folder.names()? {
+        or_absent(folder.remove(&file))?;
+    }
+    Ok(rustix::fs::unlinkat(&parent.0, &name, rustix::fs::AtFlags::REMOVEDIR)?)
 }
 
 /// Whether the lock is still that of the blob: it was not removed before it was locked.
