@@ -148,8 +148,10 @@ fn the_first_byte_of(method: &str) {
     let Some(mounted) = remote.pinned_by(method) else { return };
     std::fs::read(mounted.0.join("small")).unwrap();
     let trips = remote.origin.ledger().round_trips();
+    // By fanotify all metadata comes first, which is a request more; all look for a trace meanwhile.
+    let most = if method == "fanotify" { 6 } else { 5 };
     assert!(
-        trips <= 5,
+        trips <= most,
         "{method}: {trips} requests one after another: {:?}",
         remote.origin.ledger()
     );
