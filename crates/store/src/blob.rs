@@ -5,6 +5,7 @@
 //! verified (as far as there is a table), then written, then their bits are set, then given out.
 
 mod fetch;
+mod hand;
 mod keep;
 mod sink;
 mod stream;
@@ -18,6 +19,7 @@ use crate::{
     BlobId, BlobRecorder, BlobStats, Demand, Fill, FillError, Origin, Policy, Priority, StoreError,
     Table, TableSpec, TableStats, Window,
 };
+use hand::Hand;
 use std::fmt;
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -145,7 +147,7 @@ impl Blob {
         }
         let start = Instant::now();
         count(&self.inner.counters.misses, 1);
-        let result = BlobInner::fill_read(&self.inner, &range, demand, start);
+        let result = BlobInner::fill_read(&self.inner, &range, None, demand, start);
         self.inner.counters.wait(start.elapsed());
         result
     }
@@ -294,17 +296,21 @@ impl BlobInner {
         start: Instant,
     ) -> Result<(), StoreError> {
         count(&this.counters.misses, 1);
+        let mut hand = Hand::new(buf, range.start);
         for _ in 0..TRIES_MAX {
-            match Self::fill_read(this, range, demand, start) {
+            match Self::fill_read(this, &hand.rest(), Some(&mut hand), demand, start) {
                 Err(StoreError::NoSpace { .. }) => break,
                 result => result?,
             }
-            if this.read_present(buf, range)? {
+            // What others fetched, or was there before.
+            let rest = hand.rest();
+            if rest.is_empty() || this.read_present(hand.room(), &rest)? {
                 this.map.touch(range, this.cache.epoch());
                 return Ok(());
             }
         }
-        this.read_uncached(buf, range, demand, start)
+        let rest = hand.rest();
+        this.read_uncached(hand.room(), &rest, demand, start)
     }
 }
 

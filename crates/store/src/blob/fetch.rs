@@ -2,6 +2,7 @@
 //! The way of a miss.
 
 use super::BlobInner;
+use super::hand::Hand;
 use super::sink::{FillSink, Known, Stop, Target};
 use crate::cache::lock;
 use crate::flight::{Claim, Lead};
@@ -53,10 +54,12 @@ impl BlobInner {
         plan.now
     }
 
-    /// Fetches what a read misses, and what is worth fetching with it.
+    /// Fetches what a read misses, and what is worth fetching with it. `hand` takes what of it comes
+    /// here.
     pub(super) fn fill_read(
         this: &Arc<Self>,
         range: &Range<u64>,
+        mut hand: Option<&mut Hand<'_>>,
         demand: &Demand,
         start: Instant,
     ) -> Result<(), StoreError> {
@@ -65,19 +68,29 @@ impl BlobInner {
             bits.runs(grains_of(range), false).map(|run| (run.end - run.start) * GRAIN).sum();
         count(&this.counters.wanted_bytes, missing);
         for piece in this.plan(range) {
-            if let Err(error) = Self::fill(this, &piece, demand, start) {
+            if let Err(error) = Self::fill_for(this, &piece, hand.as_deref_mut(), demand, start) {
                 lock(&this.window).failed(&piece);
                 return Err(error);
             }
         }
         // What was on its way for others when the plan was made.
-        Self::fill(this, range, demand, start)
+        Self::fill_for(this, range, hand, demand, start)
     }
 
     /// Fetches what is missing of `range`, or waits for who does.
     pub(crate) fn fill(
         this: &Arc<Self>,
         range: &Range<u64>,
+        demand: &Demand,
+        start: Instant,
+    ) -> Result<(), StoreError> {
+        Self::fill_for(this, range, None, demand, start)
+    }
+
+    fn fill_for(
+        this: &Arc<Self>,
+        range: &Range<u64>,
+        mut hand: Option<&mut Hand<'_>>,
         demand: &Demand,
         start: Instant,
     ) -> Result<(), StoreError> {
@@ -106,19 +119,21 @@ impl BlobInner {
                         this.check(demand, start, first * GRAIN)?;
                     }
                 }
-                Claim::Lead(lead) => match this.fetch(&lead, first, demand, start)? {
-                    Fetched::Done => {}
-                    Fetched::Whole(stream) => {
-                        drop(lead);
-                        Self::begin_stream(this, stream);
+                Claim::Lead(lead) => {
+                    match this.fetch(&lead, first, hand.as_deref_mut(), demand, start)? {
+                        Fetched::Done => {}
+                        Fetched::Whole(stream) => {
+                            drop(lead);
+                            Self::begin_stream(this, stream);
+                        }
+                        Fetched::Aside(grain) => {
+                            pass = Some(grain);
+                            drop(lead);
+                            // The reader's claim is to come before the next one here.
+                            std::thread::sleep(POLL_MIN);
+                        }
                     }
-                    Fetched::Aside(grain) => {
-                        pass = Some(grain);
-                        drop(lead);
-                        // The reader's claim is to come before the next one here.
-                        std::thread::sleep(POLL_MIN);
-                    }
-                },
+                }
             }
         }
         Ok(())
@@ -151,6 +166,7 @@ impl BlobInner {
         &self,
         lead: &Lead<'_>,
         first: u64,
+        hand: Option<&mut Hand<'_>>,
         demand: &Demand,
         start: Instant,
     ) -> Result<Fetched, StoreError> {
@@ -169,7 +185,8 @@ impl BlobInner {
         let len = range.end - range.start;
         let Some(_room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
         let demand = &Demand { urgent: Some(lead.urgent()), ..demand.clone() };
-        let stop = self.transfer(Target::Cache(lead), &range, table.as_ref(), demand, start)?;
+        let stop =
+            self.transfer(Target::Cache(lead, hand), &range, table.as_ref(), demand, start)?;
         Ok(match stop {
             Stop::Whole => {
                 let demand = Demand { urgent: None, ..demand.after(start, Instant::now()) };
@@ -214,7 +231,7 @@ impl BlobInner {
     /// Fetches a range of whole grains; once again from the origin itself if bytes were wrong.
     pub(super) fn transfer(
         &self,
-        mut target: Target<'_>,
+        mut target: Target<'_, '_>,
         range: &Range<u64>,
         table: Option<&Arc<Table>>,
         demand: &Demand,
@@ -231,7 +248,7 @@ impl BlobInner {
                 fresh,
             };
             let target = match &mut target {
-                Target::Cache(lead) => Target::Cache(lead),
+                Target::Cache(lead, hand) => Target::Cache(lead, hand.as_deref_mut()),
                 Target::Memory(bytes) => Target::Memory(&mut bytes[(at - range.start) as usize..]),
             };
             let (stop, served, reached) = self.attempt(target, &rest, table, &demand, &context)?;
@@ -263,7 +280,7 @@ impl BlobInner {
 
     fn attempt(
         &self,
-        target: Target<'_>,
+        target: Target<'_, '_>,
         range: &Range<u64>,
         table: Option<&Arc<Table>>,
         demand: &Demand,

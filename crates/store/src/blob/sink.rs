@@ -2,6 +2,7 @@
 //! Receives bytes, verifies them, and only then lets go of them.
 
 use super::BlobInner;
+use super::hand::Hand;
 use crate::flight::Lead;
 use crate::map::{GRAIN, GROUP};
 use crate::stats::count;
@@ -20,9 +21,9 @@ const DIGESTS_AHEAD: u64 = 4 << 20;
 const WAIT_BYTES: u64 = 1 << 20;
 
 /// Where verified bytes go.
-pub(super) enum Target<'a> {
-    /// Into the cache: what of them the lead has claimed.
-    Cache(&'a Lead<'a>),
+pub(super) enum Target<'a, 'b> {
+    /// Into the cache: what of them the lead has claimed; and to the reader who waits for them.
+    Cache(&'a Lead<'a>, Option<&'a mut Hand<'b>>),
     /// To one reader: the bytes of the range, from its start on.
     Memory(&'a mut [u8]),
 }
@@ -56,10 +57,10 @@ pub(super) enum Stop {
     Size(u64),
 }
 
-pub(super) struct FillSink<'a> {
+pub(super) struct FillSink<'a, 'b> {
     pub(super) blob: &'a BlobInner,
     pub(super) table: Option<Arc<Table>>,
-    pub(super) target: Target<'a>,
+    pub(super) target: Target<'a, 'b>,
     /// Of whole grains of the table.
     pub(super) range: Range<u64>,
     pub(super) known: Known,
@@ -73,11 +74,11 @@ pub(super) struct FillSink<'a> {
     pub(super) skip: u64,
 }
 
-impl<'a> FillSink<'a> {
+impl<'a, 'b> FillSink<'a, 'b> {
     pub(super) fn new(
         blob: &'a BlobInner,
         table: Option<Arc<Table>>,
-        target: Target<'a>,
+        target: Target<'a, 'b>,
         range: Range<u64>,
         known: Known,
         context: FetchContext,
@@ -189,7 +190,13 @@ impl<'a> FillSink<'a> {
         let bytes = &self.buffer[from..from + len];
         let range = self.at..self.at + len as u64;
         match &mut self.target {
-            Target::Cache(lead) => self.blob.keep(lead, &range, bytes),
+            Target::Cache(lead, hand) => {
+                self.blob.keep(lead, &range, bytes)?;
+                if let Some(hand) = hand {
+                    hand.take(range.start, bytes);
+                }
+                Ok(())
+            }
             Target::Memory(target) => {
                 let start = (self.at - self.range.start) as usize;
                 target[start..start + len].copy_from_slice(bytes);
@@ -199,7 +206,7 @@ impl<'a> FillSink<'a> {
     }
 }
 
-impl Sink for FillSink<'_> {
+impl Sink for FillSink<'_, '_> {
     fn begin(&mut self, offset: u64, total: Option<u64>) -> Result<(), SinkStop> {
         if let Some(total) = total
             && total != self.blob.size
@@ -207,7 +214,7 @@ impl Sink for FillSink<'_> {
             return self.end(Stop::Size(total));
         }
         self.skip = self.range.start.saturating_sub(offset);
-        if self.skip > 0 && matches!(self.target, Target::Cache(_)) {
+        if self.skip > 0 && matches!(self.target, Target::Cache(..)) {
             return self.end(Stop::Whole);
         }
         Ok(())
@@ -239,7 +246,7 @@ impl Sink for FillSink<'_> {
     }
 }
 
-impl Drop for FillSink<'_> {
+impl Drop for FillSink<'_, '_> {
     fn drop(&mut self) {
         self.blob.cache.buffers.give(std::mem::take(&mut self.buffer));
     }

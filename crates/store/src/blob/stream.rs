@@ -80,8 +80,13 @@ impl BlobInner {
         let Some(_room) = self.cache.admit(self.size) else {
             return Err(self.no_space(self.size));
         };
-        let stop =
-            self.transfer(Target::Cache(&lead), &(0..self.size), table.as_ref(), demand, start)?;
+        let stop = self.transfer(
+            Target::Cache(&lead, None),
+            &(0..self.size),
+            table.as_ref(),
+            demand,
+            start,
+        )?;
         debug_assert!(!matches!(&stop, Stop::Write(error) if is_full(error)));
         Ok(())
     }
