@@ -7,6 +7,7 @@
 //! begins a new count afterwards. Ends with its standard input.
 
 use ferrofs_tests::origin::{Content, Link, Origin};
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::time::Duration;
 
@@ -25,6 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let ledger = origin.ledger();
+        let paths: BTreeSet<_> = ledger.entries().iter().map(|entry| path(&entry.target)).collect();
+        let runs = paths.iter().flat_map(|path| ledger.served_again(path));
+        let again: u64 =
+            runs.map(|(run, times)| (run.end - run.start) * u64::from(times - 1)).sum();
+        let first = ledger.entries().iter().map(|entry| entry.started).min();
+        let last = ledger.entries().iter().map(|entry| entry.ended).max();
+        let busy = first.zip(last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
         let faulty = ledger.entries().iter().filter(|entry| entry.faulty).count();
         println!(
             "{}",
@@ -33,6 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "bytes": ledger.bytes_sent(),
                 "round_trips": ledger.round_trips(),
                 "faulty": faulty,
+                "bytes_again": again,
+                "busy_s": busy,
             })
         );
         if line.trim() == "forget" {
@@ -40,4 +50,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Without the query.
+fn path(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
 }

@@ -261,7 +261,7 @@ impl Cache {
             let context = FetchContext {
                 deadline: demand.until(start),
                 priority: Priority::Demand,
-                fresh: false,
+                ..FetchContext::default()
             };
             let table = Table::open(*pin, Arc::clone(source), options, &context);
             let table = table.map_err(|error| StoreError::Table {

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 pub struct OriginConfig {
     /// How long an attempt may take until its first byte, and beyond what `rate_min` allows.
     pub attempt: Duration,
+    /// How long an attempt may get no byte at all, before its first one or later.
+    pub stall: Duration,
     /// Bytes a second below which a transfer is given up, and resumed.
     pub rate_min: u64,
     /// The longest first pause between attempts; doubles from round to round.
@@ -50,6 +52,7 @@ impl Default for OriginConfig {
     fn default() -> Self {
         Self {
             attempt: Duration::from_secs(10),
+            stall: Duration::from_secs(15),
             rate_min: 64 << 10,
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
@@ -279,7 +282,12 @@ impl Origin {
             let now = inner.clock.now();
             let patience = now.checked_add(inner.config.attempt);
             let deadline = [patience, until].into_iter().flatten().min();
-            let context = FetchContext { deadline, priority: demand.priority, fresh: origin_only };
+            let context = FetchContext {
+                deadline,
+                priority: demand.priority,
+                stall: Some(inner.config.stall),
+                fresh: origin_only,
+            };
             inner.counters.attempt(index, tries.last.is_some());
             let result = attempt(index, inner.sources[index].as_ref(), &context);
             let now = inner.clock.now();

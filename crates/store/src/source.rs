@@ -12,7 +12,7 @@ pub mod s3;
 use crate::FetchError;
 use std::fmt;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Who waits for the bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -35,6 +35,8 @@ pub struct FetchContext {
     pub deadline: Option<Instant>,
     /// Who waits.
     pub priority: Priority,
+    /// An attempt that gets no byte for so long has failed; `None`: the source's own limit alone.
+    pub stall: Option<Duration>,
     /// Ask the origin itself, past proxies' and mirrors' caches: what they gave was wrong.
     pub fresh: bool,
 }

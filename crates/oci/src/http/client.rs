@@ -83,6 +83,9 @@ pub struct Request<'a> {
     pub headers: &'a [(String, String)],
     /// The whole answer must have arrived by then.
     pub deadline: Option<Instant>,
+    /// It fails if no byte of the answer comes for so long, if that is less than the client's own
+    /// limits for heads and bodies.
+    pub stall: Option<Duration>,
     /// Past caches and an explicit proxy.
     pub fresh: bool,
     /// What is sent.
@@ -92,7 +95,15 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A `GET` without anything special.
     pub const fn get(url: &'a Url) -> Self {
-        Self { method: "GET", url, headers: &[], deadline: None, fresh: false, body: None }
+        Self {
+            method: "GET",
+            url,
+            headers: &[],
+            deadline: None,
+            stall: None,
+            fresh: false,
+            body: None,
+        }
     }
 }
 
@@ -190,12 +201,17 @@ impl Client {
             builder = builder.header(name.as_str(), value.as_str());
         }
         let misfit = |_| Error::invalid(format!("{place}: a header or the URL cannot be sent"));
+        let options = &self.inner.options;
+        let within = |limit: Duration| Some(request.stall.map_or(limit, |stall| stall.min(limit)));
+        let (head, piece) = (within(options.response_timeout), within(options.stall_timeout));
         let sent = if let Some(body) = request.body {
-            let message = builder.body(body).map_err(misfit)?;
-            agent.run(agent.configure_request(message).timeout_global(limit).build())
+            let message = agent.configure_request(builder.body(body).map_err(misfit)?);
+            let message = message.timeout_recv_response(head).timeout_per_read(piece);
+            agent.run(message.timeout_global(limit).build())
         } else {
-            let message = builder.body(()).map_err(misfit)?;
-            agent.run(agent.configure_request(message).timeout_global(limit).build())
+            let message = agent.configure_request(builder.body(()).map_err(misfit)?);
+            let message = message.timeout_recv_response(head).timeout_per_read(piece);
+            agent.run(message.timeout_global(limit).build())
         };
         match sent {
             Ok(answer) => Ok(Response::new(answer, place, request)),

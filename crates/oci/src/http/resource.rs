@@ -67,6 +67,8 @@ pub struct Ask {
     pub head_only: bool,
     /// The answer must have arrived by then.
     pub deadline: Option<Instant>,
+    /// It has failed if no byte of it comes for so long, if that is less than the client's limits.
+    pub stall: Option<Duration>,
     /// Past caches.
     pub fresh: bool,
 }
@@ -300,6 +302,7 @@ impl Resource {
             method: if ask.head_only { "HEAD" } else { "GET" },
             headers: &headers,
             deadline: ask.deadline,
+            stall: ask.stall,
             fresh: ask.fresh,
             ..Request::get(url)
         })

@@ -246,6 +246,7 @@ impl BlobInner {
                 deadline: demand.until(Instant::now()),
                 priority: demand.priority,
                 fresh,
+                ..FetchContext::default()
             };
             let target = match &mut target {
                 Target::Cache(lead, hand) => Target::Cache(lead, hand.as_deref_mut()),
@@ -351,8 +352,11 @@ impl BlobInner {
             shelf: self.files.shelf(),
             pages: Arc::clone(&self.cache.pages),
         };
-        let context =
-            FetchContext { deadline: demand.until(start), priority: demand.priority, fresh: false };
+        let context = FetchContext {
+            deadline: demand.until(start),
+            priority: demand.priority,
+            ..FetchContext::default()
+        };
         let opened = Table::open(*pin, Arc::clone(source), options, &context)
             .map_err(|error| self.table_error(0, error))?;
         let opened = Arc::new(opened);

@@ -204,6 +204,7 @@ impl HttpSource {
             range: Some(range),
             if_range,
             deadline: context.deadline,
+            stall: context.stall,
             fresh: context.fresh,
             ..Ask::default()
         }
@@ -279,6 +280,7 @@ impl HttpSource {
         let ask = Ask {
             head_only: true,
             deadline: context.deadline,
+            stall: context.stall,
             fresh: context.fresh,
             ..Ask::default()
         };

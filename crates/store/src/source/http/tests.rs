@@ -3,7 +3,7 @@
 
 use super::scripted::{Got, Server, Then, part, reply};
 use super::*;
-use crate::SinkStop;
+use crate::{Demand, Origin, OriginConfig, SinkStop};
 use ferrofs_oci::http::{ClientOptions, ProxyChoice};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -201,6 +201,36 @@ fn short_bodies_and_stalls_fail() {
     let context = FetchContext { deadline, ..FetchContext::default() };
     let error = source(&server).fetch(0..100, &mut Kept::default(), &context).unwrap_err();
     assert_eq!(error.kind, FetchErrorKind::Deadline, "{error}");
+}
+
+/// A server that goes silent costs the stall limit, not what the length of the range allows: the next
+/// attempt goes on where the first one stopped.
+#[test]
+fn a_stalled_transfer_is_resumed() {
+    for head_only in [false, true] {
+        let server = Server::start(move |number, got| {
+            let whole = part(got, &blob(100_000), "");
+            match number {
+                0 if head_only => (vec![], Then::Stall),
+                0 => (whole[..50_000].to_vec(), Then::Stall),
+                _ => (whole, Then::Keep),
+            }
+        });
+        let options = HttpOptions { size: Some(100_000), ..HttpOptions::default() };
+        // Of a client with its usual limits, which are longer than this test.
+        let client =
+            Client::new(ClientOptions { proxy: ProxyChoice::Direct, ..ClientOptions::default() });
+        let source = HttpSource::new(client.unwrap(), &server.url("/blob"), options).unwrap();
+        let config = OriginConfig { stall: Duration::from_millis(200), ..OriginConfig::default() };
+        let clock = Arc::new(crate::SystemClock);
+        let origin = Origin::with(vec![], Arc::new(source), config, Arc::default(), clock);
+        let mut kept = Kept::default();
+        let demand = Demand::soft(Duration::from_secs(8));
+        origin.fetch(0..100_000, &mut kept, &demand, false).unwrap();
+        assert_eq!(kept.bytes, blob(100_000));
+        let asked: Vec<_> = server.requests().iter().map(Got::range).collect();
+        assert_eq!(asked.len(), 2, "{asked:?}");
+    }
 }
 
 #[test]
