@@ -1,5 +1,5 @@
 # ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
-.PHONY: demo test lint setup fuzz soak bench docs test-cachefiles-kernel
+.PHONY: demo test lint setup fuzz soak bench bench-lazy docs test-cachefiles-kernel
 
 # Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
 demo: setup
@@ -33,6 +33,12 @@ soak:
 bench:
 	cargo build --release --locked -p ferrofs-cli
 	bench/compare.py --ferrofs target/release/ferrofs $(BENCH)
+
+# Images read on demand over a slow link; root, /dev/fuse, and 6 GB of disk.
+bench-lazy:
+	cargo build --release --locked -p ferrofs-cli
+	cargo build --release --locked -p ferrofs-tests --example origin
+	bench/lazy.py --ferrofs target/release/ferrofs --origin target/release/examples/origin $(BENCH)
 
 # `ferrofs cached` against Linux 6.1 and 6.12 in emulation; builds them unless KERNEL_DIR has them.
 test-cachefiles-kernel:
