@@ -355,9 +355,10 @@ class Bench:
         if "--trace" not in known:
             say("trace: left out: this ferrofs has no `mount --trace`")
             return
-        with self.lazy(origin, method) as mount:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(trace)  # else `record` merges
+        with self.lazy(origin, method, more=["--record", trace]) as mount:
             read_all(mount.folder, reads, self.options.readers)
-            self.image.run("trace", "record", mount.folder, "-o", trace)
         origin.count(forget=True)
         start = time.monotonic()
         with self.lazy(origin, method, more=["--trace", trace]) as mount:

@@ -177,7 +177,7 @@ impl<'a, 'b> FillSink<'a, 'b> {
 
     /// The grain for which a reader had better ask itself than wait for this.
     fn aside(&self) -> Option<u64> {
-        let Target::Cache(lead) = &self.target else { return None };
+        let Target::Cache(lead, _) = &self.target else { return None };
         // Who sends only everything is not to begin anew.
         if self.context.priority == Priority::Demand || self.blob.origin.ranges() != Ranges::Yes {
             return None;

@@ -125,7 +125,8 @@ fn parse(bytes: &[u8], place: &str) -> Result<Trace, FetchError> {
 }
 
 fn read(source: &dyn RangeSource, deadline: Option<Instant>) -> Result<Trace, FetchError> {
-    let context = FetchContext { deadline, priority: Priority::Prefetch, fresh: false };
+    let context =
+        FetchContext { deadline, priority: Priority::Prefetch, ..FetchContext::default() };
     let size = source.identity(&context)?.size;
     if size > Trace::TEXT_MAX as u64 {
         let (place, max) = (source.describe(), Trace::TEXT_MAX);
