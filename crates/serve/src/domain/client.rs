@@ -183,7 +183,11 @@ pub fn domains_running() -> Result<Vec<DomainStats>> {
     for entry in std::fs::read_dir(domains()?).map_err(fail)? {
         let folder = entry.map_err(fail)?.path();
         let Ok(stream) = connect(&folder.join("socket")) else { continue };
-        found.push(ask(&stream, &folder, &DomainCommand::Stats { memory: false })?);
+        match ask(&stream, &folder, &DomainCommand::Stats { memory: false }) {
+            Ok(stats) => found.push(stats),
+            // It has just ended, or is of another version: no reason to hide the others.
+            Err(error) => tracing::warn!(folder = %folder.display(), %error, "a domain is silent"),
+        }
     }
     found.sort_by(|one: &DomainStats, other| one.domain.cmp(&other.domain));
     Ok(found)

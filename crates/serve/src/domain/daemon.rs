@@ -429,6 +429,9 @@ impl Domain {
     fn stats(&self) -> DomainStats {
         let sharing = self.fs.sharing.stats();
         let mut targets = self.mounted();
+        for slot in targets.keys() {
+            self.see(*slot, true);
+        }
         let members = self.fs.members();
         let images = members.iter().map(|member| DomainImage {
             number: member.slot,
