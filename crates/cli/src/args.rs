@@ -7,6 +7,7 @@ mod cached;
 mod ctl;
 mod look;
 mod mount;
+mod share;
 mod trace;
 
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
@@ -18,6 +19,7 @@ pub(crate) use look::{
     StatArgs,
 };
 pub(crate) use mount::{Method, MountArgs, UmountArgs};
+pub(crate) use share::{EstimateArgs, ShareArgs, ShareCommand};
 pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 
 use clap::{Parser, Subcommand};
@@ -59,6 +61,7 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     Inspect(InspectArgs),
     Diff(DiffArgs),
+    Share(ShareArgs),
     Mount(Box<MountArgs>),
     Umount(UmountArgs),
     Cache(CacheArgs),

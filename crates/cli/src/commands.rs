@@ -14,6 +14,7 @@ pub(crate) mod extract;
 mod inspect;
 mod ls;
 pub(crate) mod mount;
+mod share;
 mod shell;
 mod stat;
 mod top;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Dump(args) => dump::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Share(args) => share::run(&args),
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => Ok(mount::unmount(&args)),
         Command::Cache(args) => cache::run(&args),

@@ -8,6 +8,7 @@ mod lazy;
 mod look;
 mod mount;
 mod personality;
+mod share;
 mod soak;
 mod survive;
 mod trace;
