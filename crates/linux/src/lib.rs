@@ -22,6 +22,7 @@ pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod ofd;
+pub mod pieces;
 pub mod process;
 pub mod psi;
 pub mod signals;

@@ -29,6 +29,15 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// One of several images.
+    In {
+        /// What the caller calls it.
+        name: String,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
+    /// Memory that the system does not give.
+    Memory(io::Error),
     /// The job was cancelled.
     Cancelled,
 }
@@ -57,6 +66,8 @@ impl fmt::Display for Error {
             Self::Image(error) => error.fmt(f),
             Self::ImagePath { path, source } => write!(f, "{}: {source}", text(path)),
             Self::Io { path, source } => write!(f, "{}: {source}", text(path)),
+            Self::In { name, source } => write!(f, "{name}: {source}"),
+            Self::Memory(source) => write!(f, "no memory for pages: {source}"),
             Self::Cancelled => f.write_str("cancelled"),
         }
     }
@@ -66,7 +77,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Image(error) | Self::ImagePath { source: error, .. } => Some(error),
-            Self::Io { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::Memory(source) => Some(source),
+            Self::In { source, .. } => source.source(),
             Self::Cancelled => None,
         }
     }

@@ -7,5 +7,6 @@
 
 mod error;
 pub mod estimate;
+pub mod pool;
 
 pub use error::{Error, Result};

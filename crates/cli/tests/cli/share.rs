@@ -50,7 +50,7 @@ fn what_cannot_be_read_is_named() {
     let bytes = std::fs::read(&b).unwrap();
     std::fs::write(&broken, &bytes[..4096]).unwrap();
     let message = run("share estimate {} {}", &[&a, &broken]).fails(1);
-    assert!(message.contains("broken.erofs"), "{message}");
+    assert!(message.contains("broken.erofs: /"), "{message}");
     run("share estimate {}", &[&scratch.path("missing")]).fails(1);
     run("share estimate", &[]).fails(1);
 }

@@ -64,14 +64,21 @@ impl Pieces {
     /// Adds pieces with their lengths; gives how many are new.
     fn add(&self, pieces: &[(Key, u64)]) -> usize {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = pieces.iter().filter(|(key, _)| known.insert(*key));
-        new.map(|(_, len)| self.bytes.fetch_add(*len, Ordering::Relaxed)).count()
+        let mut count = 0;
+        for (key, len) in pieces {
+            if known.insert(*key) {
+                count += 1;
+                self.bytes.fetch_add(*len, Ordering::Relaxed);
+            }
+        }
+        count
     }
 }
 
 /// What was seen so far, of all trees.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counter {
+    zeros: Zeros,
     pieces: [Pieces; METHODS.len()],
     claims: Mutex<HashSet<(Claim, u64)>>,
 }
@@ -125,6 +132,15 @@ struct Zeros {
 }
 
 impl Counter {
+    pub(super) fn new() -> Self {
+        let zeros = vec![0; FIXED];
+        Self {
+            zeros: Zeros { page: key(&zeros[..PAGE]), chunk: key(&zeros) },
+            pieces: Default::default(),
+            claims: Mutex::default(),
+        }
+    }
+
     pub(super) fn totals(&self) -> Totals {
         std::array::from_fn(|method| self.pieces[method].bytes.load(Ordering::Relaxed))
     }
@@ -162,7 +178,7 @@ impl Counter {
         options: EstimateOptions<'_>,
         work: &mut Work,
     ) -> Result<u64> {
-        let zeros = Zeros { page: key(&[0; PAGE]), chunk: key(&[0; FIXED]) };
+        let zeros = self.zeros;
         let size = content.size;
         let Work { buf, found } = work;
         let room = size.min((WINDOW + 4 * AVERAGES[AVERAGES.len() - 1]) as u64) as usize;

@@ -107,12 +107,18 @@ pub fn estimate(inputs: &[(String, Input<'_>)], options: EstimateOptions<'_>) ->
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         count => count,
     };
-    let counter = Counter::default();
+    let counter = Counter::new();
     let mut trees = vec![];
     let mut after = vec![];
     for (name, input) in inputs {
-        let tree = Tree::list(*input, options)?;
-        let mut facts = read(&tree, &counter, options, threads.min(WORKERS_MAX))?;
+        let tree = Tree::list(*input, options);
+        let facts = tree.and_then(|tree| read(&tree, &counter, options, threads.min(WORKERS_MAX)));
+        let mut facts = facts.map_err(|error| match error {
+            Error::Image(_) | Error::ImagePath { .. } => {
+                Error::In { name: name.clone(), source: Box::new(error) }
+            }
+            error => error,
+        })?;
         facts.name.clone_from(name);
         trees.push(facts);
         after.push(counter.totals());
