@@ -14,6 +14,8 @@ need setfattr attr
 need setpriv util-linux
 need git git
 need zstd zstd
+# Looks at the pages that `--html` writes.
+need chromium chromium
 # Origins of lazy mounts. nginx is in /usr/sbin, which is not in everybody's PATH.
 [ -x /usr/sbin/nginx ] || need nginx nginx-light
 need docker-registry docker-registry

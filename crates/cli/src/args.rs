@@ -19,7 +19,7 @@ pub(crate) use look::{
     StatArgs,
 };
 pub(crate) use mount::{Method, MountArgs, ShareBy, UmountArgs};
-pub(crate) use share::{ShareArgs, ShareCommand};
+pub(crate) use share::{EstimateArgs, ShareArgs, ShareCommand};
 pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 
 use clap::{Parser, Subcommand};
@@ -61,12 +61,12 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     Inspect(InspectArgs),
     Diff(DiffArgs),
+    Share(ShareArgs),
     Mount(Box<MountArgs>),
     Umount(UmountArgs),
     Cache(CacheArgs),
     Digests(DigestsArgs),
     Trace(TraceArgs),
-    Share(ShareArgs),
     Cached(Box<CachedArgs>),
     Ctl(CtlArgs),
     Top(TopArgs),

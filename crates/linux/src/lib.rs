@@ -23,6 +23,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod ofd;
 pub mod pagecache;
+pub mod pieces;
 pub mod process;
 pub mod psi;
 pub mod signals;

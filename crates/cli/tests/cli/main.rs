@@ -4,6 +4,7 @@
 mod build;
 mod cached;
 mod ctl;
+mod estimate;
 mod lazy;
 mod look;
 mod mount;

@@ -4,8 +4,7 @@
 //! Invariant: a [`Proof`] comes from the bytes alone, never from what an image says of them.
 
 use ferrofs_engine::{Hint, OpenFile, Request};
-use ferrofs_image::format::features::CompatFeatures;
-use ferrofs_image::format::xattr::base_prefix;
+use ferrofs_image::format::xattr::InodeDigest;
 use ferrofs_image::{Image, Inode, Result};
 use sha2::{Digest, Sha256};
 use std::io::IoSliceMut;
@@ -63,15 +62,8 @@ pub(crate) fn group(bytes: &[u8]) -> [u8; 32] {
 
 /// What the image says that a file holds, if it says so in a form that is known. format.md §6.5
 pub(crate) fn claim(image: &Image, inode: &Inode) -> Result<Option<Content>> {
-    let superblock = image.superblock();
-    if !superblock.compat.has(CompatFeatures::ISHARE_XATTRS) {
-        return Ok(None);
-    }
-    let prefix = image.long_prefixes().get(usize::from(superblock.ishare_prefix_id));
-    let Some(prefix) = prefix else { return Ok(None) };
-    let name = [base_prefix(prefix.base_index).unwrap_or_default(), &prefix.infix].concat();
-    let value = image.xattr(inode, &name)?;
-    let digest = value.as_deref().and_then(|value| value.strip_prefix(b"sha256:"));
-    let digest = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
-    Ok(digest.map(|digest| Content { digest, size: inode.size }))
+    Ok(match image.inode_digest(inode)? {
+        Some(InodeDigest::Sha256(digest)) => Some(Content { digest, size: inode.size }),
+        _ => None,
+    })
 }

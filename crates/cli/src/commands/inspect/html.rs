@@ -17,7 +17,7 @@ const COLUMNS: usize = 96;
 const CELL: usize = 10;
 /// Colours of kinds, in the order in which they are met; then they repeat. Told apart by people who
 /// see few colours, too (Okabe and Ito).
-const COLOURS: [&str; 8] =
+pub(in crate::commands) const COLOURS: [&str; 8] =
     ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8ae0a", "#7f7f7f"];
 /// Rows of tables.
 const ROWS: usize = 25;
@@ -133,10 +133,10 @@ fn facts(image: &Image, found: &Inspection) -> Vec<(&'static str, String)> {
 }
 
 /// A page being written.
-pub(super) struct Page(String);
+pub(in crate::commands) struct Page(String);
 
 impl Page {
-    pub(super) fn new(title: &str) -> Self {
+    pub(in crate::commands) fn new(title: &str) -> Self {
         let title = Text(title);
         Self(format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -145,14 +145,18 @@ impl Page {
         ))
     }
 
-    pub(super) fn end(mut self) -> String {
-        self.0.push_str("<footer>ferrofs ");
-        self.0.push_str(env!("CARGO_PKG_VERSION"));
-        self.0.push_str(" inspect</footer>\n</body></html>\n");
+    pub(super) fn end(self) -> String {
+        self.end_as("inspect")
+    }
+
+    /// Ends the page of a command.
+    pub(in crate::commands) fn end_as(mut self, command: &str) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        self.put(format_args!("<footer>ferrofs {version} {command}</footer>\n</body></html>\n"));
         self.0
     }
 
-    pub(super) fn facts(&mut self, facts: &[(&str, String)]) {
+    pub(in crate::commands) fn facts(&mut self, facts: &[(&str, String)]) {
         self.0.push_str("<dl>");
         for (name, value) in facts {
             self.put(format_args!("<dt>{}</dt><dd>{}</dd>", Text(name), Text(value)));
@@ -258,14 +262,15 @@ impl Page {
         }
     }
 
-    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+    /// Appends markup.
+    pub(in crate::commands) fn put(&mut self, text: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _ = self.0.write_fmt(text);
     }
 }
 
 /// Text, made harmless.
-struct Text<'a>(&'a str);
+pub(in crate::commands) struct Text<'a>(pub(in crate::commands) &'a str);
 
 impl std::fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
