@@ -17,7 +17,7 @@ import tarfile
 import time
 import zipfile
 
-from harness import BenchError
+from harness import BenchError, remove_tree
 
 TIMEOUT_S = 1800
 
@@ -36,7 +36,7 @@ def _run(argv, **more):
 def _whole(tree):
     """A folder beside TREE that becomes TREE when the block ends well."""
     partial = f"{tree}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial)  # refuses where a client that was killed left mounts
     os.makedirs(partial)
     yield partial
     os.rename(partial, tree)
