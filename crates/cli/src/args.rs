@@ -7,6 +7,7 @@ mod cached;
 mod ctl;
 mod look;
 mod mount;
+mod share;
 mod trace;
 
 pub(crate) use build::{BuildArgs, ChunkEntriesArg, InodesArg};
@@ -17,7 +18,8 @@ pub(crate) use look::{
     CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, PlaceArgs,
     StatArgs,
 };
-pub(crate) use mount::{Method, MountArgs, UmountArgs};
+pub(crate) use mount::{Method, MountArgs, ShareBy, UmountArgs};
+pub(crate) use share::{ShareArgs, ShareCommand};
 pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 
 use clap::{Parser, Subcommand};
@@ -64,6 +66,7 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     Digests(DigestsArgs),
     Trace(TraceArgs),
+    Share(ShareArgs),
     Cached(Box<CachedArgs>),
     Ctl(CtlArgs),
     Top(TopArgs),

@@ -14,6 +14,7 @@ pub(crate) mod extract;
 mod inspect;
 mod ls;
 pub(crate) mod mount;
+mod share;
 mod shell;
 mod stat;
 mod top;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<u8> {
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => Ok(mount::unmount(&args)),
         Command::Cache(args) => cache::run(&args),
+        Command::Share(args) => share::run(&args),
         Command::Cached(args) => cached::run(&args),
         Command::Digests(args) => digests::run(&args),
         Command::Trace(args) => trace::run(args),

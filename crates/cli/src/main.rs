@@ -29,6 +29,9 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == ferrofs_serve::WORKER_COMMAND) {
         return ExitCode::from(commands::mount::work());
     }
+    if words.get(1).is_some_and(|word| word == ferrofs_serve::DOMAIN_COMMAND) {
+        return ExitCode::from(commands::mount::serve_domain());
+    }
     if let Some((tool, rest)) = personality::find(&words) {
         return ExitCode::from(tool.run(rest));
     }

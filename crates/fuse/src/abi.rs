@@ -78,6 +78,7 @@ pub(crate) mod ring {
 /// Messages to the kernel that answer nothing.
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
+    pub(crate) const INVAL_ENTRY: i32 = 3;
     pub(crate) const STORE: i32 = 4;
     pub(crate) const RETRIEVE: i32 = 5;
     pub(crate) const RESEND: i32 = 7;
@@ -282,6 +283,12 @@ wire! {
         nodeid: u64,
         offset: i64,
         len: i64,
+    }
+
+    struct NotifyInvalEntryOut, 16 {
+        parent: u64,
+        namelen: u32,
+        flags: u32,
     }
 
     struct NotifyRetrieveOut, 32 {

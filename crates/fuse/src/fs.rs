@@ -254,6 +254,18 @@ impl ReadRequest {
     pub const fn new(node: u64, offset: u64, len: usize) -> Self {
         Self { node, offset, len, direct: false }
     }
+
+    /// The same request for another node: for file systems that are made of others.
+    #[must_use]
+    pub const fn of_node(self, node: u64) -> Self {
+        Self { node, ..self }
+    }
+
+    /// The same request for another range.
+    #[must_use]
+    pub const fn of_range(self, offset: u64, len: usize) -> Self {
+        Self { offset, len, ..self }
+    }
 }
 
 /// A file system that never changes while it is served.

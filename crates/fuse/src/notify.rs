@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::abi::{NotifyInvalInodeOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, notify};
+use crate::abi::{NotifyInvalEntryOut, NotifyInvalInodeOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, notify};
 use crate::session::Pool;
 
 /// Bytes stored by one message: while it is copied in, the kernel holds a lock of the mount.
@@ -83,6 +83,18 @@ impl Notifier {
         };
         let message = NotifyInvalInodeOut { nodeid: node, offset, len };
         send(&*self.pool()?, notify::INVAL_INODE, &message, &[])
+    }
+
+    /// Has the kernel forget that `parent` has an entry `name`, and what it knows below, as far as
+    /// nobody uses it. Waits for the lock of the directory, which lookups in it hold: not to be called
+    /// from within [`ReadOnlyFs::lookup`](crate::ReadOnlyFs::lookup).
+    ///
+    /// Errors: `NotFound` if the kernel does not know the entry, `NotConnected` if the session has
+    /// ended.
+    pub fn inval_entry(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        let namelen = u32::try_from(name.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let message = NotifyInvalEntryOut { parent, namelen, flags: 0 };
+        send(&*self.pool()?, notify::INVAL_ENTRY, &message, &[name, &[0]].concat())
     }
 
     /// A queue and a thread that stores what is put into it: at most `bytes_max` bytes wait.

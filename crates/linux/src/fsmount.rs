@@ -16,6 +16,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags as OldFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 
 /// The longest that is read of what the kernel has to say, in lines.
@@ -311,6 +312,14 @@ pub fn probe_option(fs_type: &str, name: &str, value: &str) -> Result<Vec<String
     }
 }
 
+/// Whether the kernel takes a switch of a file system, without a mount. Needs Linux 5.2.
+pub fn probe_flag(fs_type: &str, name: &str) -> Result<(), MountError> {
+    let context = rustix::mount::fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| MountError::new(MountStep::Type, errno, fs_type))?;
+    rustix::mount::fsconfig_set_flag(&context, name)
+        .map_err(|errno| MountError::new(MountStep::Option, errno, name))
+}
+
 /// Gives the file system mounted at `target` other options: those named here, and what the file
 /// system itself takes for those that are not. For all mounts of that file system. Needs Linux 5.2.
 pub fn reconfigure(target: &Path, parameters: &[Parameter<'_>]) -> Result<(), MountError> {
@@ -327,6 +336,54 @@ pub fn reconfigure(target: &Path, parameters: &[Parameter<'_>]) -> Result<(), Mo
     }
     rustix::mount::fsconfig_reconfigure(&context)
         .map_err(|errno| fail(MountStep::Reconfigure, errno, target.as_os_str()))
+}
+
+/// Mounts the directory `source` of a file system that is mounted already on `target`, too.
+pub fn mount_tree(source: &Path, target: &Path, flags: MountFlags) -> Result<(), MountError> {
+    let place = crate::mount::check_target(target)?;
+    let how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, source, how)
+        .map_err(|errno| MountError::new(MountStep::Source, errno, source))?;
+    set_attributes(&tree, flags)
+        .map_err(|errno| MountError::new(MountStep::Mount, errno, source))?;
+    attach(&tree, &place, target)
+}
+
+/// Gives a mount, and none of its neighbours, these attributes and no others.
+fn set_attributes(mount: &OwnedFd, flags: MountFlags) -> Result<(), Errno> {
+    let mut clear = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODIRATIME
+        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
+    if flags.noatime {
+        // One of three ways to keep access times: the others go.
+        clear |= MountAttrFlags::MOUNT_ATTR__ATIME;
+    }
+    let attributes = libc::mount_attr {
+        attr_set: flags.attributes().bits().into(),
+        attr_clr: clear.bits().into(),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let path: *const libc::c_char = c"".as_ptr();
+    // SAFETY: the descriptor is open for the call; the path is a string of the program that ends with a
+    // NUL; the structure is of the size given and is only read.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            std::os::fd::AsRawFd::as_raw_fd(mount),
+            path,
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
 }
 
 fn attach(mount: &OwnedFd, place: &OwnedFd, target: &Path) -> Result<(), MountError> {

@@ -30,7 +30,7 @@ pub mod writeback;
 pub mod xattr;
 
 pub use fsmount::{
-    FsMount, MountError, MountFlags, MountStep, Parameter, probe_option, reconfigure,
+    FsMount, MountError, MountFlags, MountStep, Parameter, mount_tree, probe_flag, probe_option, reconfigure,
 };
 pub use mount::{
     MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, mount_erofs_on_files,

@@ -20,5 +20,5 @@ pub use kernel::KernelMount;
 pub use message::{
     Change, Command, HistogramJson, ImagePath, InjectFault, Prefetched, Snapshot, VERSION,
 };
-pub(crate) use message::{LINE_MAX, latencies};
-pub(crate) use socket::{Listener, SocketFile, folder_of_root, peer_uid};
+pub(crate) use message::{LINE_MAX, Refusal, Reply, Request, latencies};
+pub(crate) use socket::{Listener, SocketFile, connect, folder_of_root, make_folder, peer_uid};

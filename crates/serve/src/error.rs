@@ -120,6 +120,8 @@ pub enum Error {
         /// Why no other one took over.
         why: &'static str,
     },
+    /// A domain has had as many images as can be numbered.
+    DomainFull,
     /// Something else of the system.
     Io {
         /// What was tried.
@@ -198,6 +200,9 @@ impl fmt::Display for Error {
             Self::Store(error) => error.fmt(f),
             Self::Fetch(error) => error.fmt(f),
             Self::Pin { text } => write!(f, "`{text}` is no pin of a digest table (blake3:HEX)"),
+            Self::DomainFull => f.write_str(
+                "the domain has had 65,534 images, which is all it can number: unmount them and begin anew",
+            ),
             Self::GivenUp { why } => write!(f, "the mount is given up: {why}"),
             Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
         }
@@ -224,6 +229,7 @@ impl std::error::Error for Error {
             | Self::NotOurs { .. }
             | Self::Refused { .. }
             | Self::Answer
+            | Self::DomainFull
             | Self::GivenUp { .. }
             | Self::Pin { .. }
             | Self::NotByKernel { .. }

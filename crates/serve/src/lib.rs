@@ -13,6 +13,7 @@ mod access;
 mod cachefiles;
 pub mod control;
 mod device_files;
+mod domain;
 mod error;
 mod files;
 mod fs;
@@ -33,6 +34,10 @@ mod unmount;
 mod worker;
 
 pub use control::remount;
+pub use domain::{
+    DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, ShareSpec, domain_stats, domains_running,
+    mount_shared, serve_domain, stop_domain,
+};
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
 pub use ferrofs_fuse::{SessionError, SessionStats};

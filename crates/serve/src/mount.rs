@@ -49,6 +49,8 @@ pub enum Method {
     Cachefiles,
     /// A process of ours serves it.
     Fuse,
+    /// A process of ours serves it with the other images of this domain, which share memory.
+    Shared(String),
 }
 
 /// What was chosen, and why: shown as a sentence.
@@ -84,6 +86,7 @@ impl fmt::Display for Chosen {
                 f.write_str("mounted by the kernel through its cache (cachefiles)")?;
             }
             Method::Fuse => f.write_str("mounted by FUSE")?,
+            Method::Shared(domain) => write!(f, "mounted in the domain {domain}")?,
         }
         write!(f, ": {}", self.reason)
     }

@@ -414,6 +414,14 @@ impl MountOptions {
         engine.next().or_else(|| others.next().map(|(_, name)| String::from(*name)))
     }
 
+    /// An option that mounts in a domain do not have, if one was given.
+    pub(crate) fn not_for_shared(&self) -> Option<String> {
+        let kernel = self.kernel.first().map(|(name, _)| name.clone());
+        kernel.or_else(|| self.fuse_only.clone()).or_else(|| {
+            self.engine.strategy.map(|strategy| format!("cache_strategy={strategy}"))
+        })
+    }
+
     /// Why the kernel cannot honour these options.
     pub(crate) fn not_for_kernel(&self) -> Option<Error> {
         let Some(option) = self.fuse_only.clone() else { return self.not_for_new() };

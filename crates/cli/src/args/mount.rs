@@ -21,6 +21,7 @@ use std::path::PathBuf;
   ferrofs mount -o nosuid,nodev,cache_strategy=readahead image.erofs /mnt
   ferrofs mount --fuse -o cache_strategy=split,cache=256M,psi --metrics 9100 image.erofs /mnt
   ferrofs mount --pin blake3:HEX https://example.org/image.erofs /mnt
+  ferrofs mount --share web image.erofs /mnt
   ferrofs mount -o remount,cache_strategy=disabled /mnt
 
 Mount options of any mount: device=FILE, fsoffset=BYTES, nosuid, nodev, noexec, noatime and
@@ -121,6 +122,26 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) ahead: AheadArgs,
 
+    /// Share memory with the other images of this domain: content that several of them have is in
+    /// memory once, whatever their codecs and layouts (see `ferrofs share`). Needs root
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["kernel", "fuse", "keeper", "foreground"])]
+    pub(crate) share: Option<String>,
+
+    /// How: by one file system for all images, which decodes what is read (`superblock`), or by the
+    /// kernel's own page-cache sharing, which believes digests (`kernel`, Linux 7.0, images built with
+    /// --inode-digest). `auto` takes the kernel with --trust-digests where it can, else superblock
+    #[arg(long, value_name = "MECHANISM", default_value = "auto", requires = "share")]
+    pub(crate) share_by: ShareBy,
+
+    /// Believe the digests that the images of the domain carry, instead of hashing content before it is
+    /// shared. Only if nobody who can make you mount an image would lie
+    #[arg(long, requires = "share")]
+    pub(crate) trust_digests: bool,
+
+    /// How long what is in memory of an image is kept when it is not mounted any more [default: 600]
+    #[arg(long, value_name = "SECONDS", requires = "share")]
+    pub(crate) share_keep: Option<u64>,
+
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
@@ -169,6 +190,14 @@ pub(crate) enum Method {
     Fuse,
     FuseFile,
     Fanotify,
+}
+
+/// Ways to share memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum ShareBy {
+    Auto,
+    Superblock,
+    Kernel,
 }
 
 /// `9100`, `127.0.0.1:9100`, `[::]:9100`.

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mount` and `umount`.
 
-use crate::args::{Method, MountArgs, UmountArgs};
+use crate::args::{Method, MountArgs, ShareBy, UmountArgs};
 use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{
-    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome, WorkerLog,
+    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome, ShareSpec,
+    WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -158,6 +160,11 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         None => None,
     };
     let spec = MountSpec { files, target, method, options, lazy, ..MountSpec::default() };
+    let share = args.share.map(|domain| ShareSpec {
+        domain,
+        trust_digests: args.trust_digests,
+        keep_seconds: args.share_keep,
+    });
     let running = Running {
         program: "ferrofs",
         foreground: args.foreground,
@@ -165,7 +172,50 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         verbose: false,
         log,
     };
-    mount(spec, &running)
+    match share {
+        Some(share) => mount_shared(spec, &share, args.share_by, &running),
+        None => mount(spec, &running),
+    }
+}
+
+/// Mounts in a domain.
+fn mount_shared(
+    mut spec: MountSpec,
+    share: &ShareSpec,
+    by: ShareBy,
+    running: &Running<'_>,
+) -> anyhow::Result<u8> {
+    spec.log = running.worker_log();
+    let by_kernel = match by {
+        ShareBy::Superblock => false,
+        ShareBy::Kernel => true,
+        ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
+    };
+    if !by_kernel {
+        running.tell(&ferrofs_serve::mount_shared(&spec, share)?);
+        return Ok(0);
+    }
+    if !share.trust_digests {
+        return Err(Advice::error(
+            "the kernel believes the digests in images, and so must you",
+            "add --trust-digests, or take --share-by superblock, which verifies them",
+        ));
+    }
+    let options = format!("inode_share,domain_id={}", share.domain);
+    spec.options.add(OsStr::new(&options))?;
+    spec.method = MountMethod::Kernel;
+    mount(spec, running)
+}
+
+/// Whether this kernel's EROFS can share page cache by digests.
+fn kernel_shares() -> bool {
+    ferrofs_linux::probe_flag("erofs", "inode_share").is_ok()
+}
+
+/// The process that serves a domain.
+pub(crate) fn serve_domain() -> u8 {
+    log(false);
+    ferrofs_serve::serve_domain()
 }
 
 /// Mounts, and serves if that is to be done by FUSE.

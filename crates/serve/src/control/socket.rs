@@ -113,7 +113,7 @@ impl Listener {
     }
 
     fn bind_in(folder: &Path, device: (u32, u32)) -> io::Result<Self> {
-        make(folder)?;
+        make_folder(folder)?;
         // Held until the socket is there, so that no other server takes it for a stale one.
         let lock = File::open(folder)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
@@ -142,11 +142,11 @@ impl Drop for Listener {
 /// A folder that nobody but root, who calls this, can enter.
 pub(crate) fn folder_of_root() -> io::Result<PathBuf> {
     let folder = PathBuf::from(ROOTS_FOLDER);
-    make(&folder).map(|()| folder)
+    make_folder(&folder).map(|()| folder)
 }
 
 /// Makes the folder if it is not there; it must be ours alone.
-fn make(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     match rustix::fs::mkdir(folder, Mode::RWXU) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),

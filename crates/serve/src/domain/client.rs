@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Joining a domain, and asking what there is.
+//!
+//! Invariants: a domain has one server, also if two mounts begin it at once; only its owner gets near.
+
+use super::daemon::DOMAIN_COMMAND;
+use super::member::MemberSpec;
+use super::message::{Added, DomainCommand, DomainSpec, DomainStats, ask};
+use crate::control::{connect, folder_of_root, make_folder};
+use crate::{Chosen, Error, Method, MountSpec, Result};
+use ferrofs_linux::UnmountFlags;
+use rustix::fs::FlockOperation;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Longest name of a domain in bytes.
+const NAME_MAX: usize = 64;
+/// How long caches are kept if nobody says.
+pub const KEEP_SECONDS: u64 = 600;
+
+/// Mounts that share memory.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "made with `..ShareSpec::default()`")]
+pub struct ShareSpec {
+    /// Name of the domain: whose images trust each other.
+    pub domain: String,
+    /// Believe the digests of images.
+    pub trust_digests: bool,
+    /// How long caches are kept of images that are not mounted any more; [`KEEP_SECONDS`] at first.
+    pub keep_seconds: Option<u64>,
+}
+
+/// Mounts an image in a domain: by its server, as one of its images.
+pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
+    if !rustix::process::geteuid().is_root() {
+        let what = "mounting a part of another mount needs root";
+        return Err(Error::Option { option: String::from("--share"), what });
+    }
+    if let Some(option) = spec.options.not_for_shared() {
+        let what = "mounts that share memory do not have it";
+        return Err(Error::Option { option, what });
+    }
+    ferrofs_linux::check_target(&spec.target)?;
+    let folder = folder_of(&share.domain)?;
+    let image = member_spec(spec)?;
+    let fail = |doing| move |error| Error::Io { doing, error };
+    make_folder(&folder).map_err(fail("make the domain's folder"))?;
+    let lock = File::create(folder.join("lock")).map_err(fail("lock the domain"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .map_err(|errno| fail("lock the domain")(errno.into()))?;
+    let stream = match connect(&folder.join("socket")) {
+        Ok(stream) => stream,
+        Err(_) => begin(spec, share, &folder)?,
+    };
+    let keep_seconds = share.keep_seconds;
+    let command = DomainCommand::Add {
+        image: Box::new(image),
+        trust: share.trust_digests,
+        keep_seconds,
+    };
+    let added: Added = ask(&stream, &folder, &command)?;
+    drop(lock);
+    let tree = folder.join("tree").join(added.slot.to_string());
+    ferrofs_linux::mount_tree(&tree, &spec.target, spec.options.kernel_flags())?;
+    Ok(Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) })
+}
+
+fn describe(added: &Added) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut text = format!(
+        "by FUSE, one superblock for its {} image{}; equal files are one in memory",
+        added.images,
+        if added.images == 1 { "" } else { "s" }
+    );
+    if added.again {
+        text.push_str("; this image was there before, with its cache");
+    }
+    if added.stats.differing_bytes > 0 {
+        text.push_str(&format!(
+            "; {:.1} MiB are equal but differ in mode, owner, time or attributes and are not shared \
+             (--share-by overlay shares them)",
+            mib(added.stats.differing_bytes)
+        ));
+    }
+    text
+}
+
+fn member_spec(spec: &MountSpec) -> Result<MemberSpec> {
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path)
+            .map_err(|error| Error::Open { path: path.clone(), error })
+    };
+    if let Some(lazy) = &spec.lazy {
+        let image = PathBuf::from(&lazy.location);
+        return Ok(MemberSpec { image, lazy: Some(lazy.clone()), ..MemberSpec::default() });
+    }
+    let devices = spec.files.devices.iter().chain(&spec.options.devices);
+    Ok(MemberSpec {
+        image: absolute(&spec.files.image)?,
+        offset: spec.options.offset.unwrap_or(spec.files.offset),
+        devices: devices.map(absolute).collect::<Result<_>>()?,
+        lazy: None,
+    })
+}
+
+/// The folder of all domains of root.
+fn domains() -> Result<PathBuf> {
+    let fail = |error| Error::Io { doing: "make the folder of domains", error };
+    let folder = folder_of_root().map_err(fail)?.join("share");
+    make_folder(&folder).map_err(fail)?;
+    Ok(folder)
+}
+
+fn folder_of(domain: &str) -> Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let good = !domain.is_empty()
+        && domain.len() <= NAME_MAX
+        && !domain.starts_with('.')
+        && domain.chars().all(plain);
+    if !good {
+        let what = "a domain's name is 1 to 64 letters, digits, dots, hyphens, underscores";
+        return Err(Error::Option { option: format!("--share {domain}"), what });
+    }
+    Ok(domains()?.join(domain))
+}
+
+/// Starts the server of a domain.
+fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStream> {
+    let fail = |doing| move |error| Error::Io { doing, error };
+    // What a server left behind that was killed.
+    let tree = folder.join("tree");
+    while ferrofs_linux::mountinfo::find(&tree).is_ok_and(|mount| mount.is_some()) {
+        ferrofs_linux::unmount(&tree, UnmountFlags { lazy: true, force: false })?;
+    }
+    let mut child = Command::new("/proc/self/exe")
+        .arg(DOMAIN_COMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(spec.log.stdio().map_err(fail("open the log"))?)
+        .current_dir("/")
+        .spawn()
+        .map_err(fail("start the domain's server"))?;
+    let told = DomainSpec {
+        name: share.domain.clone(),
+        folder: folder.to_owned(),
+        trust: share.trust_digests,
+        keep_seconds: share.keep_seconds.unwrap_or(KEEP_SECONDS),
+        cache_bytes: spec.options.engine_config().cache_bytes,
+    };
+    let mut line = serde_json::to_vec(&told).map_err(|_| Error::Answer)?;
+    line.push(b'\n');
+    let mut said = String::new();
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(&line).map_err(fail("tell the domain's server what to do"))?;
+    }
+    if let Some(output) = child.stdout.take() {
+        let read = output.take(4096).read_to_string(&mut said);
+        read.map_err(fail("hear of the domain's server"))?;
+    }
+    if said != "ready\n" {
+        let message = format!("the domain's server did not start: {said}");
+        return Err(Error::Refused { message });
+    }
+    connect(&folder.join("socket")).map_err(|error| Error::NoServer { path: folder.to_owned(), error })
+}
+
+/// The domains that have a server now, with what they share.
+pub fn domains_running() -> Result<Vec<DomainStats>> {
+    let fail = |error| Error::Io { doing: "read the folder of domains", error };
+    let mut found = Vec::new();
+    if !rustix::process::geteuid().is_root() {
+        return Ok(found);
+    }
+    for entry in std::fs::read_dir(domains()?).map_err(fail)? {
+        let folder = entry.map_err(fail)?.path();
+        let Ok(stream) = connect(&folder.join("socket")) else { continue };
+        found.push(ask(&stream, &folder, &DomainCommand::Stats)?);
+    }
+    found.sort_by(|one: &DomainStats, other| one.domain.cmp(&other.domain));
+    Ok(found)
+}
+
+fn server(domain: &str) -> Result<(UnixStream, PathBuf)> {
+    let folder = folder_of(domain)?;
+    match connect(&folder.join("socket")) {
+        Ok(stream) => Ok((stream, folder)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Refused { message: format!("there is no domain {domain} now") })
+        }
+        Err(error) => Err(Error::NoServer { path: folder, error }),
+    }
+}
+
+/// What a domain shares.
+pub fn domain_stats(domain: &str) -> Result<DomainStats> {
+    let (stream, folder) = server(domain)?;
+    ask(&stream, &folder, &DomainCommand::Stats)
+}
+
+/// Ends a domain of which nothing is mounted, and so its cache.
+pub fn stop_domain(domain: &str) -> Result<()> {
+    let (stream, folder) = server(domain)?;
+    ask(&stream, &folder, &DomainCommand::Stop)
+}

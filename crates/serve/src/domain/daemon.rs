@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The server of a domain: one FUSE file system, into which images come and from which they go.
+//!
+//! It is started by the first mount and ends when the last image has been unmounted for as long as
+//! caches are kept. Invariants: an image leaves only when the kernel has forgotten its root, so never
+//! under somebody; what one client asks holds up no reader.
+
+use super::fs::DomainFs;
+use super::member::{Member, MemberSpec};
+use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats};
+use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
+use crate::{EngineConfig, Error, MountOptions, Result, lazy};
+use ferrofs_fuse::{ROOT_NODE, Session};
+use ferrofs_image::Nid;
+use ferrofs_linux::{UnmountFlags, mountinfo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufRead, Read, Write};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The word by which the program is told, as its first argument, to call [`serve_domain`].
+pub const DOMAIN_COMMAND: &str = "__domain";
+
+/// How often it is looked what is mounted.
+const LOOK_TIME: Duration = Duration::from_millis(500);
+/// From joining the domain to being mounted.
+const JOIN_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to say what it wants.
+const CLIENT_TIME: Duration = Duration::from_secs(5);
+/// Clients at a time.
+const CLIENTS_MAX: usize = 16;
+
+struct Domain {
+    spec: DomainSpec,
+    fs: Arc<DomainFs>,
+    session: Arc<Session>,
+    device: Option<(u32, u32)>,
+    keep_seconds: AtomicU64,
+    /// The number of the next image. Locked while one joins or leaves.
+    next: Mutex<u16>,
+    /// When images were last seen mounted.
+    seen: Mutex<BTreeMap<u16, Instant>>,
+    clients: AtomicUsize,
+}
+
+/// Serves a domain, as told on the standard input; says on the standard output when it can be used.
+#[must_use]
+pub fn serve_domain() -> u8 {
+    let mut line = Vec::new();
+    let spec = io::stdin().lock().take(LINE_MAX as u64).read_until(b'\n', &mut line);
+    let spec = spec.and_then(|_| Ok(serde_json::from_slice::<DomainSpec>(&line)?));
+    let begun = spec
+        .map_err(|error| Error::Io { doing: "read what domain to serve", error })
+        .and_then(Domain::start);
+    match begun {
+        Ok((domain, listener)) => {
+            // Who waits for this word looks at nothing else.
+            let _ = io::stdout().write_all(b"ready\n");
+            let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+            if let Ok(null) = null {
+                let _ = rustix::stdio::dup2_stdout(&null);
+                let _ = rustix::stdio::dup2_stdin(null);
+            }
+            domain.run(listener)
+        }
+        Err(error) => {
+            let _ = io::stdout().write_all(error.to_string().as_bytes());
+            1
+        }
+    }
+}
+
+impl Domain {
+    fn start(spec: DomainSpec) -> Result<(Arc<Self>, UnixListener)> {
+        crate::server::Server::share_heaps();
+        let fail = |doing| move |error| Error::Io { doing, error };
+        // A session of its own: it outlives the terminal of the mount that began it.
+        rustix::process::setsid().map_err(|errno| fail("leave the terminal")(errno.into()))?;
+        let tree = spec.folder.join("tree");
+        make_folder(&tree).map_err(fail("make the domain's folder"))?;
+        let fs = Arc::new(DomainFs::new(spec.trust));
+        let config = MountOptions::default().session(&format!("ferrofs-domain:{}", spec.name));
+        let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
+        let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
+        let socket = spec.folder.join("socket");
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail("replace the domain's socket")(error));
+            }
+            _ => {}
+        }
+        // The folder lets in its owner alone.
+        let listener = UnixListener::bind(&socket)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(fail("make the domain's socket"))?;
+        let domain = Self {
+            keep_seconds: AtomicU64::new(spec.keep_seconds),
+            spec,
+            fs,
+            session,
+            device,
+            next: Mutex::new(1),
+            seen: Mutex::default(),
+            clients: AtomicUsize::new(0),
+        };
+        Ok((Arc::new(domain), listener))
+    }
+
+    fn run(self: Arc<Self>, listener: UnixListener) -> u8 {
+        let domain = Arc::clone(&self);
+        let thread = std::thread::Builder::new().name(String::from("domain"));
+        if thread.spawn(move || domain.attend(&listener)).is_err() {
+            return 1;
+        }
+        u8::from(self.session.run().is_err())
+    }
+
+    /// Answers clients and looks what is mounted.
+    fn attend(self: &Arc<Self>, listener: &UnixListener) {
+        let mut look = Instant::now();
+        loop {
+            let wait = look.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: wait.as_secs().cast_signed(),
+                tv_nsec: wait.subsec_nanos().into(),
+            };
+            let mut fds = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
+            if matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
+                self.accept(listener);
+            }
+            if look <= Instant::now() {
+                if self.look() {
+                    self.end();
+                }
+                look = Instant::now() + LOOK_TIME;
+            }
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        let Ok((stream, _)) = listener.accept() else {
+            // For want of descriptors, say, it would fail again at once.
+            return std::thread::sleep(Duration::from_millis(20));
+        };
+        let me = rustix::process::geteuid().as_raw();
+        let permitted = peer_uid(&stream).is_ok_and(|uid| uid == 0 || uid == me);
+        if !permitted || self.clients.load(Ordering::Relaxed) >= CLIENTS_MAX {
+            return;
+        }
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        let domain = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name(String::from("client")).spawn(move || {
+            domain.client(stream);
+            domain.clients.fetch_sub(1, Ordering::Relaxed);
+        });
+        if spawned.is_err() {
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn client(&self, mut stream: UnixStream) {
+        let mut line = Vec::new();
+        let limits = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.set_read_timeout(Some(CLIENT_TIME)))
+            .and_then(|()| stream.set_write_timeout(Some(CLIENT_TIME)));
+        let read = || {
+            let mut reader = io::BufReader::new((&stream).take(LINE_MAX as u64));
+            reader.read_until(b'\n', &mut line)
+        };
+        if limits.and_then(|()| { let mut read = read; read() }).is_err() {
+            return;
+        }
+        let mut stop = false;
+        let outcome = self.execute(&line, &mut stop);
+        let (ok, error) = match outcome {
+            Ok(value) => (Some(value), None),
+            Err(Refusal(text)) => (None, Some(text)),
+        };
+        let mut answer = serde_json::to_vec(&Reply { version: VERSION, ok, error }).unwrap_or_default();
+        answer.push(b'\n');
+        // A client that has gone needs no answer.
+        let _ = stream.write_all(&answer);
+        drop(stream);
+        if stop {
+            self.end();
+        }
+    }
+
+    fn execute(&self, line: &[u8], stop: &mut bool) -> std::result::Result<serde_json::Value, Refusal> {
+        let refuse = |error: serde_json::Error| {
+            Refusal(format!("the request is not understood: {error}"))
+        };
+        let request: Request = serde_json::from_slice(line).map_err(refuse)?;
+        if request.version != VERSION {
+            let text = format!("version {} is asked for; this is {VERSION}", request.version);
+            return Err(Refusal(text));
+        }
+        match serde_json::from_value(request.command).map_err(refuse)? {
+            DomainCommand::Stats => serde_json::to_value(self.stats()).map_err(refuse),
+            DomainCommand::Stop => {
+                let mounted = self.mounted();
+                if !mounted.is_empty() {
+                    let text = format!("{} of its images are mounted", mounted.len());
+                    return Err(Refusal(text));
+                }
+                *stop = true;
+                Ok(serde_json::Value::Null)
+            }
+            DomainCommand::Add { image, trust, keep_seconds } => {
+                if trust != self.spec.trust {
+                    let text = "the domain was begun with the other choice of --trust-digests";
+                    return Err(Refusal(String::from(text)));
+                }
+                if let Some(seconds) = keep_seconds {
+                    self.keep_seconds.store(seconds, Ordering::Relaxed);
+                }
+                let added = self.add(*image).map_err(|error| Refusal(error.to_string()))?;
+                serde_json::to_value(added).map_err(refuse)
+            }
+        }
+    }
+
+    fn see(&self, slot: u16) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(slot, Instant::now());
+    }
+
+    fn add(&self, image: MemberSpec) -> Result<Added> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.fs.members();
+        if let Some(member) = members.iter().find(|member| member.is(&image)) {
+            self.see(member.slot);
+            let (slot, images) = (member.slot, members.len());
+            return Ok(Added { slot, again: true, images, stats: self.stats() });
+        }
+        let slot = *next;
+        let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
+        let cache_bytes = self.spec.cache_bytes / (members.len() as u64 + 1);
+        let config = EngineConfig { cache_bytes, ..MountOptions::default().engine_config() };
+        let member = Arc::new(Member::open(slot, image, config)?);
+        *next = after;
+        for other in &members {
+            other.fs.engine().set_cache_bytes(cache_bytes);
+        }
+        if member.blobs.is_empty() {
+            count(&self.fs, &member);
+        } else {
+            // Its metadata must come first, and mounting does not wait for that: what is not known
+            // of it yet is not shared by others.
+            let (fs, member) = (Arc::clone(&self.fs), Arc::clone(&member));
+            let fail = |error| Error::Io { doing: "start a thread", error };
+            let thread = std::thread::Builder::new().name(String::from("count"));
+            thread.spawn(move || count(&fs, &member)).map_err(fail)?;
+        }
+        self.fs.add(member);
+        self.see(slot);
+        let images = members.len() + 1;
+        Ok(Added { slot, again: false, images, stats: self.stats() })
+    }
+
+    /// Where images are mounted, as far as this mount namespace shows.
+    fn mounted(&self) -> BTreeMap<u16, Vec<PathBuf>> {
+        let mut mounted: BTreeMap<u16, Vec<PathBuf>> = BTreeMap::new();
+        for entry in mountinfo::read().unwrap_or_default() {
+            if Some(entry.device) != self.device {
+                continue;
+            }
+            let first = entry.root.components().nth(1);
+            let slot = first.and_then(|name| name.as_os_str().to_str()?.parse().ok());
+            if let Some(slot) = slot {
+                mounted.entry(slot).or_default().push(entry.target);
+            }
+        }
+        mounted
+    }
+
+    /// Lets images go that have not been mounted for long enough; whether none is left.
+    fn look(&self) -> bool {
+        for slot in self.mounted().into_keys() {
+            self.see(slot);
+        }
+        let keep = Duration::from_secs(self.keep_seconds.load(Ordering::Relaxed));
+        // Nobody joins meanwhile.
+        let Ok(_next) = self.next.try_lock() else { return false };
+        let members = self.fs.members();
+        for member in &members {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = seen.get(&member.slot).map_or(Duration::ZERO, Instant::elapsed);
+            drop(seen);
+            // Who has just joined is about to be mounted.
+            let keep = if member.added.elapsed() < JOIN_TIME { JOIN_TIME } else { keep };
+            if since < keep {
+                continue;
+            }
+            // Not there any more if the kernel had to make room.
+            let name = member.slot.to_string();
+            let _ = self.session.notifier().inval_entry(ROOT_NODE, name.as_bytes());
+            if member.root_references.load(Ordering::Relaxed) == 0 {
+                self.fs.remove(member.slot);
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
+            }
+        }
+        self.fs.members().is_empty() && !members.is_empty()
+    }
+
+    /// Ends the process.
+    fn end(&self) -> ! {
+        if let Some(unmounter) = self.session.unmounter() {
+            // Nothing is mounted from it any more; whoever looks at its folder has lost.
+            let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
+        }
+        // If it cannot go, the next server replaces it.
+        let _ = std::fs::remove_file(self.spec.folder.join("socket"));
+        std::process::exit(0)
+    }
+
+    fn stats(&self) -> DomainStats {
+        let sharing = self.fs.sharing.stats();
+        let mut targets = self.mounted();
+        let members = self.fs.members();
+        let images = members.iter().map(|member| DomainImage {
+            number: member.slot,
+            image: member.spec.image.clone(),
+            targets: targets.remove(&member.slot).unwrap_or_default(),
+            seconds: member.added.elapsed().as_secs(),
+            lies: member.lies.load(Ordering::Relaxed),
+            fetched_bytes: lazy::stats(&member.blobs).fetched_bytes,
+        });
+        let cached = members.iter().map(|member| {
+            let stats = member.fs.engine().stats();
+            stats.extent_cache_bytes + stats.page_cache_bytes + stats.encoded_cache_bytes
+        });
+        DomainStats {
+            domain: self.spec.name.clone(),
+            mechanism: String::from("superblock"),
+            pid: std::process::id(),
+            trusts_digests: self.spec.trust,
+            keep_seconds: self.keep_seconds.load(Ordering::Relaxed),
+            contents: sharing.contents,
+            files: sharing.files,
+            mapped_bytes: sharing.mapped_bytes,
+            saved_bytes: sharing.saved_bytes,
+            differing_bytes: sharing.differing_bytes,
+            hashed_bytes: sharing.hashed_bytes,
+            cache_bytes: cached.sum(),
+            images: images.collect(),
+        }
+    }
+}
+
+/// Takes note of all files of an image. What cannot be read is left out: whoever asks for it gets the
+/// error.
+fn count(fs: &DomainFs, member: &Arc<Member>) {
+    let image = member.image();
+    let mut pending = vec![image.root()];
+    let mut seen: HashSet<Nid> = HashSet::from([image.root()]);
+    while let Some(nid) = pending.pop() {
+        let Ok(directory) = image.inode(nid) else { continue };
+        let Ok(directory) = image.directory(&directory) else { continue };
+        let walked = directory.walk(0, |entry, _| {
+            // Hard links, and directories in circles: there are no more inodes than the image has
+            // room for.
+            if !matches!(entry.name, b"." | b"..")
+                && seen.insert(entry.nid)
+                && let Ok(inode) = image.inode(entry.nid)
+            {
+                match inode.file_type {
+                    ferrofs_format::inode::FileType::Directory => pending.push(entry.nid),
+                    ferrofs_format::inode::FileType::Regular => {
+                        // An error is told to whoever opens it.
+                        let _ = fs.sharing.note(member, &inode);
+                    }
+                    _ => {}
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = walked {
+            tracing::warn!(nid = nid.0, %error, "a directory cannot be read");
+        }
+    }
+}

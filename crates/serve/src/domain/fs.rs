@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The file system of a domain: a folder with the root of each image, by its number.
+//!
+//! Refuses to know how images come and go. Invariant: a node is the same file for as long as the kernel
+//! knows it, also when the image that it was first met in has left.
+
+use super::member::Member;
+use super::nodes::FileId;
+use super::shared::SharedFile;
+use super::sharing::Sharing;
+use ferrofs_format::inode::FileType;
+use ferrofs_fuse::{
+    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs, Whence,
+};
+use ferrofs_image::{Inode, Nid};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// All images of a domain.
+#[derive(Debug)]
+pub(crate) struct DomainFs {
+    members: RwLock<BTreeMap<u16, Arc<Member>>>,
+    pub(crate) sharing: Sharing,
+}
+
+/// What a node is.
+enum Place {
+    Own(Arc<Member>, Nid),
+    Shared(Arc<SharedFile>),
+}
+
+impl DomainFs {
+    pub(crate) fn new(trust: bool) -> Self {
+        Self { members: RwLock::default(), sharing: Sharing::new(trust) }
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.values().cloned().collect()
+    }
+
+    pub(crate) fn add(&self, member: Arc<Member>) {
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        members.insert(member.slot, member);
+    }
+
+    /// Forgets an image; it must not be in use.
+    pub(crate) fn remove(&self, slot: u16) {
+        self.members.write().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        self.sharing.remove(slot);
+    }
+
+    fn member(&self, slot: u16) -> Result<Arc<Member>, Errno> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.get(&slot).cloned().ok_or(Errno::STALE)
+    }
+
+    fn place(&self, node: u64) -> Result<Place, Errno> {
+        if let Some(file) = self.sharing.file(node) {
+            return Ok(Place::Shared(file));
+        }
+        let id = FileId::of(node).ok_or(Errno::ISDIR)?;
+        Ok(Place::Own(self.member(id.slot)?, id.nid))
+    }
+
+    /// A file by which to look at a node, for what is equal in all that share it.
+    fn any(&self, node: u64) -> Result<(Arc<Member>, Nid), Errno> {
+        match self.place(node)? {
+            Place::Own(member, nid) => Ok((member, nid)),
+            Place::Shared(file) => {
+                file.provider().map(|one| (one.member, one.nid)).ok_or(Errno::STALE)
+            }
+        }
+    }
+
+    fn inode(member: &Member, nid: Nid) -> Result<Inode, Errno> {
+        member.image().inode(nid).map_err(|error| Errno::new(error.errno()))
+    }
+
+    /// Gives the root of an image to the kernel.
+    fn refer(member: &Member) {
+        member.root_references.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lookup_image(&self, name: &[u8]) -> Result<Entry, Errno> {
+        let slot: Option<u16> = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+        let member = slot.and_then(|slot| self.member(slot).ok()).ok_or(Errno::NOENT)?;
+        // One name only: no plus sign, no zeros in front.
+        if member.slot.to_string().as_bytes() != name {
+            return Err(Errno::NOENT);
+        }
+        let root = member.image().root();
+        let node = member.id(root).node().ok_or(Errno::NOTSUP)?;
+        let attr = member.attr(root, node)?;
+        Self::refer(&member);
+        Ok(Entry { node, attr })
+    }
+}
+
+impl ReadOnlyFs for DomainFs {
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Entry, Errno> {
+        if parent == ROOT_NODE {
+            return self.lookup_image(name);
+        }
+        let (member, nid) = self.any(parent)?;
+        let found = member.fs.lookup(member.inner(nid), name)?;
+        let nid = member.nid(found.node);
+        let mut node = member.id(nid).node().ok_or(Errno::NOTSUP)?;
+        if FileKind::from_mode(found.attr.mode) == FileKind::Regular && found.attr.size > 0 {
+            node = self.sharing.resolve(&member, &Self::inode(&member, nid)?)?;
+        }
+        // Only a crafted image names its root below it.
+        if nid == member.image().root() {
+            Self::refer(&member);
+        }
+        Ok(Entry { node, attr: Attr { ino: node, ..found.attr } })
+    }
+
+    fn getattr(&self, node: u64) -> Result<Attr, Errno> {
+        if node == ROOT_NODE {
+            return Ok(Attr {
+                ino: ROOT_NODE,
+                mode: 0o40555,
+                nlink: 2,
+                blksize: 4096,
+                ..Attr::default()
+            });
+        }
+        match self.place(node)? {
+            Place::Shared(file) => Ok(file.attr),
+            Place::Own(member, nid) => member.attr(nid, node),
+        }
+    }
+
+    fn readlink(&self, node: u64, target: &mut Vec<u8>) -> Result<(), Errno> {
+        let (member, nid) = self.any(node)?;
+        member.fs.readlink(member.inner(nid), target)
+    }
+
+    fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
+        match self.place(read.node)? {
+            Place::Shared(file) => file.read(read, buf),
+            Place::Own(member, nid) => {
+                member.fs.read(&read.of_node(member.inner(nid)), buf)
+            }
+        }
+    }
+
+    fn readdir(
+        &self,
+        node: u64,
+        cookie: u64,
+        sink: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
+        if node == ROOT_NODE {
+            let names = [".", ".."].map(String::from).into_iter();
+            let members = self.members();
+            let names = names.chain(members.iter().map(|member| member.slot.to_string()));
+            let first = usize::try_from(cookie).unwrap_or(usize::MAX);
+            for (index, name) in names.enumerate().skip(first) {
+                let cookie = index as u64 + 1;
+                let name = name.as_bytes();
+                // Without attributes: only a lookup is counted.
+                let kind = FileKind::Directory;
+                if !sink(&DirEntry { node: 0, ino: ROOT_NODE, cookie, kind, name }) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let (member, nid) = self.any(node)?;
+        let root = member.image().root();
+        member.fs.readdir(member.inner(nid), cookie, &mut |entry| {
+            let nid = member.nid(entry.node);
+            let ino = member.id(nid).node().unwrap_or(0);
+            let node = if nid == root {
+                0
+            } else if matches!(entry.kind, FileKind::Regular | FileKind::Unknown) {
+                // Not hashed for being listed: a node only if that is certain without.
+                let inode = Self::inode(&member, nid).ok();
+                let node = inode.and_then(|inode| match inode.file_type {
+                    FileType::Regular if inode.size > 0 => {
+                        self.sharing.peek(&member, &inode).ok().flatten()
+                    }
+                    _ => Some(ino),
+                });
+                node.unwrap_or(0)
+            } else {
+                ino
+            };
+            let ino = if node == 0 { ino } else { node };
+            sink(&DirEntry { node, ino, ..*entry })
+        })
+    }
+
+    fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {
+        if node == ROOT_NODE {
+            return Err(Errno::NODATA);
+        }
+        let (member, nid) = self.any(node)?;
+        member.fs.getxattr(member.inner(nid), name, value)
+    }
+
+    fn listxattr(&self, node: u64, names: &mut Vec<u8>) -> Result<(), Errno> {
+        if node == ROOT_NODE {
+            return Ok(());
+        }
+        let (member, nid) = self.any(node)?;
+        member.fs.listxattr(member.inner(nid), names)
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let mut sum = StatFs { block_size: 4096, fragment_size: 4096, name_max: 255, ..StatFs::default() };
+        for member in self.members() {
+            let one = member.fs.statfs()?;
+            let bytes = one.blocks.saturating_mul(one.block_size.into());
+            sum.blocks = sum.blocks.saturating_add(bytes.div_ceil(4096));
+            sum.files = sum.files.saturating_add(one.files);
+        }
+        Ok(sum)
+    }
+
+    fn lseek(&self, node: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
+        // Where holes are is each image's own affair; of what is shared, all is data.
+        if let Some(file) = self.sharing.file(node) {
+            return match whence {
+                _ if offset >= file.content.size => Err(Errno::NXIO),
+                Whence::Data => Ok(offset),
+                Whence::Hole => Ok(file.content.size),
+            };
+        }
+        let (member, nid) = self.any(node)?;
+        member.fs.lseek(member.inner(nid), offset, whence)
+    }
+
+    fn forget(&self, node: u64, count: u64) {
+        let Some(id) = FileId::of(node) else { return };
+        let Ok(member) = self.member(id.slot) else { return };
+        if id.nid == member.image().root() {
+            let less = |now: u64| Some(now.saturating_sub(count));
+            // The closure never refuses.
+            let _ = member.root_references.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is said to the server of a domain: a line of JSON each way, as on other control sockets.
+
+use super::member::MemberSpec;
+use crate::control::{Reply, Request, VERSION};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest answer in bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+/// How long an answer may take: an image may have to be found and its files be counted.
+const ANSWER_TIME: Duration = Duration::from_secs(300);
+
+/// How a domain is served; told once, when its server begins.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct DomainSpec {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    /// What images say of their content is believed.
+    pub(crate) trust: bool,
+    /// How long an image's cache is kept when it is not mounted any more.
+    pub(crate) keep_seconds: u64,
+    /// Memory for decoded data of all images together.
+    pub(crate) cache_bytes: u64,
+}
+
+/// What a server can be asked.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum DomainCommand {
+    /// An image joins: answered with [`Added`].
+    Add { image: Box<MemberSpec>, trust: bool, keep_seconds: Option<u64> },
+    /// Answered with [`DomainStats`].
+    Stats,
+    /// Ends, unless an image is mounted.
+    Stop,
+}
+
+/// An image is in the domain.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Added {
+    pub(crate) slot: u16,
+    /// It was there already, with whatever is in memory of it.
+    pub(crate) again: bool,
+    pub(crate) images: usize,
+    pub(crate) stats: DomainStats,
+}
+
+/// An image of a domain.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct DomainImage {
+    /// Its number in the domain.
+    pub number: u16,
+    /// The image.
+    pub image: PathBuf,
+    /// Where it is mounted, as far as the server can see.
+    pub targets: Vec<PathBuf>,
+    /// Seconds since it joined.
+    pub seconds: u64,
+    /// Files of it that were not what the image says, and are not shared.
+    pub lies: u64,
+    /// Bytes of it that were fetched, if it is read on demand.
+    pub fetched_bytes: u64,
+}
+
+/// What a domain shares and how.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct DomainStats {
+    /// Its name.
+    pub domain: String,
+    /// How it shares.
+    pub mechanism: String,
+    /// Its server.
+    pub pid: u32,
+    /// Whether digests of images are believed.
+    pub trusts_digests: bool,
+    /// How long the cache of an image is kept that is not mounted any more.
+    pub keep_seconds: u64,
+    /// Contents that several files have.
+    pub contents: u64,
+    /// Files that have them.
+    pub files: u64,
+    /// Bytes of those files, in pages.
+    pub mapped_bytes: u64,
+    /// Bytes of memory that they take less than alone, if all is in memory.
+    pub saved_bytes: u64,
+    /// Bytes that more could be saved if modes, owners and times were equal, too.
+    pub differing_bytes: u64,
+    /// Bytes that were hashed before they were shared.
+    pub hashed_bytes: u64,
+    /// Decoded data in the server's own caches.
+    pub cache_bytes: u64,
+    /// Its images.
+    pub images: Vec<DomainImage>,
+}
+
+/// Asks the server at `socket`.
+pub(crate) fn ask<T: for<'a> Deserialize<'a>>(
+    stream: &UnixStream,
+    folder: &Path,
+    command: &DomainCommand,
+) -> Result<T> {
+    let fail = |error| Error::NoServer { path: folder.to_owned(), error };
+    stream.set_nonblocking(false).map_err(fail)?;
+    stream.set_read_timeout(Some(ANSWER_TIME)).map_err(fail)?;
+    stream.set_write_timeout(Some(ANSWER_TIME)).map_err(fail)?;
+    let command = serde_json::to_value(command).map_err(|_| Error::Answer)?;
+    let mut line = serde_json::to_vec(&Request { version: VERSION, command })
+        .map_err(|_| Error::Answer)?;
+    line.push(b'\n');
+    let mut stream = stream;
+    stream.write_all(&line).map_err(fail)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_MAX).read_to_end(&mut answer).map_err(fail)?;
+    if answer.is_empty() {
+        return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+    }
+    match serde_json::from_slice(&answer).map_err(|_| Error::Answer)? {
+        Reply { error: Some(message), .. } => Err(Error::Refused { message }),
+        Reply { version: VERSION, ok, .. } => {
+            serde_json::from_value(ok.unwrap_or_default()).map_err(|_| Error::Answer)
+        }
+        Reply { .. } => Err(Error::Answer),
+    }
+}

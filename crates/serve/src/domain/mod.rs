@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Domains: mounts that trust each other and share memory.
+//!
+//! One FUSE file system holds all images of a domain, and files of equal content and equal attributes
+//! are one node in it, so one in the page cache, whatever images, codecs and layouts they come from.
+//! Each image is mounted where the user wants it as a part of that file system. The modules:
+//! `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
+//! what is one node, `shared` reads it, `member` is an image.
+//!
+//! Invariants: domains are processes and file systems of their own, so nothing is shared between
+//! them; what an image says of its content never decides what another image's users read.
+
+mod client;
+mod content;
+mod daemon;
+mod fs;
+mod member;
+mod message;
+mod nodes;
+mod shared;
+mod sharing;
+
+pub use client::{
+    KEEP_SECONDS, ShareSpec, domain_stats, domains_running, mount_shared, stop_domain,
+};
+pub use daemon::{DOMAIN_COMMAND, serve_domain};
+pub use message::{DomainImage, DomainStats};

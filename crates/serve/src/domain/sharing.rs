@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which files of a domain are one node: those of equal content and equal attributes.
+//!
+//! Files of a size that nobody else has are never hashed. Others are, before they are shared for the
+//! first time, unless what images say is trusted: a digest in an image only rules out. Where the
+//! bytes of an image are not on this machine yet, its word is taken for what *its own* users will
+//! read, and nobody else. Invariants: what was decided of a file stays; only proven content is given
+//! to other images; a file that is not what its image says is never shared.
+
+use super::content::{Content, Proof, claim};
+use super::member::Member;
+use super::nodes::FileId;
+use super::shared::SharedFile;
+use ferrofs_fuse::{Attr, Errno};
+use ferrofs_image::Inode;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What two files must have in common besides content to be one node.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Attributes {
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    mtime: (i64, u32),
+    /// BLAKE3 of the extended attributes that Linux shows.
+    xattrs: [u8; 32],
+}
+
+/// A file that was met.
+#[derive(Clone, Debug)]
+struct Known {
+    member: Arc<Member>,
+    attributes: Attributes,
+    claim: Option<Content>,
+    proof: Arc<Mutex<Proven>>,
+}
+
+/// How far a file is known. The lock is held while it is hashed, so that it is hashed once.
+#[derive(Debug, Default)]
+enum Proven {
+    #[default]
+    Unknown,
+    Yes(Arc<Proof>),
+    /// It cannot be read, or is not what its image says.
+    Never,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Files that may be equal: by size and attributes.
+    alike: HashMap<(u64, Attributes), Vec<FileId>>,
+    files: HashMap<FileId, Known>,
+    /// The nodes of files that share, and of those that never will.
+    decided: HashMap<FileId, u64>,
+    contents: HashMap<(Content, Attributes), Arc<SharedFile>>,
+    nodes: HashMap<u64, Arc<SharedFile>>,
+}
+
+/// The sharing of one domain.
+#[derive(Debug)]
+pub(crate) struct Sharing {
+    trust: bool,
+    state: Mutex<State>,
+    hashed_bytes: AtomicU64,
+}
+
+/// What a domain shares.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct SharingStats {
+    pub(crate) contents: u64,
+    pub(crate) files: u64,
+    pub(crate) mapped_bytes: u64,
+    pub(crate) saved_bytes: u64,
+    pub(crate) hashed_bytes: u64,
+    /// What more would be saved if equal content with other attributes were shared, too.
+    pub(crate) differing_bytes: u64,
+}
+
+impl Sharing {
+    pub(crate) fn new(trust: bool) -> Self {
+        Self {
+            trust,
+            state: Mutex::default(),
+            hashed_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shared file of this node, if it is one.
+    pub(crate) fn file(&self, node: u64) -> Option<Arc<SharedFile>> {
+        self.lock().nodes.get(&node).cloned()
+    }
+
+    /// Takes note of a regular file, so that others can be compared with it.
+    pub(crate) fn note(&self, member: &Arc<Member>, inode: &Inode) -> Result<(), Errno> {
+        if inode.size == 0 || self.lock().files.contains_key(&member.id(inode.nid)) {
+            return Ok(());
+        }
+        let fail = |error: ferrofs_image::Error| Errno::new(error.errno());
+        let image = member.image();
+        let known = Known {
+            member: Arc::clone(member),
+            attributes: attributes(member, inode).map_err(fail)?,
+            claim: claim(image, inode).map_err(fail)?,
+            proof: Arc::default(),
+        };
+        let id = member.id(inode.nid);
+        let key = (inode.size, known.attributes);
+        let mut state = self.lock();
+        if state.files.insert(id, known).is_none() {
+            state.alike.entry(key).or_default().push(id);
+        }
+        Ok(())
+    }
+
+    /// The node of a regular file, if it can be told without reading any; `None` if it shares, or may.
+    pub(crate) fn peek(&self, member: &Arc<Member>, inode: &Inode) -> Result<Option<u64>, Errno> {
+        self.note(member, inode)?;
+        let id = member.id(inode.nid);
+        let state = self.lock();
+        if let Some(node) = state.decided.get(&id) {
+            return Ok(Some(*node));
+        }
+        let alone = candidates(&state, id, inode.size).next().is_none();
+        Ok(if alone { id.node() } else { None })
+    }
+
+    /// The node of a regular file, which is that of its content if it shares.
+    pub(crate) fn resolve(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
+        if let Some(node) = self.peek(member, inode)? {
+            return Ok(node);
+        }
+        let id = member.id(inode.nid);
+        let own = id.node().ok_or(Errno::NOTSUP)?;
+        let (known, others) = {
+            let state = self.lock();
+            let Some(known) = state.files.get(&id).cloned() else { return Ok(own) };
+            (known, candidates(&state, id, inode.size).collect::<Vec<_>>())
+        };
+        // Bytes that are not here are not fetched to prove a word that only its own users take.
+        let absent = !member.has(inode.nid);
+        let content = match known.claim {
+            Some(claim) if absent || self.trust => claim,
+            None if absent => return Ok(own),
+            _ => match self.prove(&known, id) {
+                Some(proof) => proof.content,
+                None => return Ok(own),
+            },
+        };
+        if let Some(node) = self.join(&known, id, content) {
+            return Ok(node);
+        }
+        for other_id in others {
+            let Some(other) = self.lock().files.get(&other_id).cloned() else { continue };
+            if !other.member.has(other_id.nid) {
+                continue;
+            }
+            let proof = match other.claim {
+                Some(claim) if self.trust && claim == content => None,
+                _ => match self.prove(&other, other_id) {
+                    Some(proof) if proof.content == content => Some(proof),
+                    _ => continue,
+                },
+            };
+            return self.share((&known, id), (&other, other_id), content, proof.as_deref());
+        }
+        Ok(own)
+    }
+
+    /// Puts a file to those that have its content, if there are some.
+    fn join(&self, known: &Known, id: FileId, content: Content) -> Option<u64> {
+        let mut state = self.lock();
+        let file = Arc::clone(state.contents.get(&(content, known.attributes))?);
+        // Else its image has just left.
+        state.files.get(&id)?;
+        file.add(&known.member, id.nid);
+        state.decided.insert(id, file.node);
+        Some(file.node)
+    }
+
+    /// Hashes a file, if nobody has.
+    fn prove(&self, known: &Known, id: FileId) -> Option<Arc<Proof>> {
+        let mut proven = known.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*proven {
+            Proven::Yes(proof) => return Some(Arc::clone(proof)),
+            Proven::Never => return None,
+            Proven::Unknown => {}
+        }
+        let (member, nid) = (&known.member, id.nid);
+        let proof = member
+            .image()
+            .inode(nid)
+            .and_then(|inode| member.fs.engine().open(&inode))
+            .and_then(|file| Proof::of(&member.fs, &file));
+        match proof {
+            Ok(proof) => {
+                self.hashed_bytes.fetch_add(proof.content.size, Ordering::Relaxed);
+                if known.claim.is_some_and(|claim| claim != proof.content) {
+                    member.report_lie(nid, "its digest in the image is not that of its content");
+                    *proven = Proven::Never;
+                    self.keep_alone(id);
+                    return None;
+                }
+                if !member.is_unchanged() {
+                    // What the kernel has of it may be older than what was hashed.
+                    member.report_lie(nid, "the image was changed while it was mounted");
+                    *proven = Proven::Never;
+                    self.keep_alone(id);
+                    return None;
+                }
+                let proof = Arc::new(proof);
+                *proven = Proven::Yes(Arc::clone(&proof));
+                Some(proof)
+            }
+            // Another time it may be readable: nothing is remembered.
+            Err(error) => {
+                tracing::warn!(nid = nid.0, %error, "cannot be hashed, and is not shared");
+                None
+            }
+        }
+    }
+
+    /// A file is never to be shared.
+    fn keep_alone(&self, id: FileId) {
+        if let Some(node) = id.node() {
+            self.lock().decided.entry(id).or_insert(node);
+        }
+    }
+
+    /// Makes one node of two files: that of the second.
+    fn share(
+        &self,
+        (known, id): (&Known, FileId),
+        (other, other_id): (&Known, FileId),
+        content: Content,
+        proof: Option<&Proof>,
+    ) -> Result<u64, Errno> {
+        let own = id.node().ok_or(Errno::NOTSUP)?;
+        let node = other_id.node().ok_or(Errno::NOTSUP)?;
+        // Before the lock: it reads the image.
+        let attr: Attr = other.member.attr(other_id.nid, node)?;
+        let mut state = self.lock();
+        // Another reader may have been faster, or one of the images have left.
+        if let Some(node) = state.decided.get(&id) {
+            return Ok(*node);
+        }
+        if !state.files.contains_key(&id) || !state.files.contains_key(&other_id) {
+            return Ok(own);
+        }
+        let key = (content, known.attributes);
+        let file = match state.contents.get(&key) {
+            Some(file) => Arc::clone(file),
+            None if state.decided.contains_key(&other_id) => return Ok(own),
+            None => {
+                let groups = proof.map(|proof| proof.groups.clone());
+                let file = Arc::new(SharedFile::new(node, content, attr, groups));
+                file.add(&other.member, other_id.nid);
+                state.decided.insert(other_id, node);
+                state.contents.insert(key, Arc::clone(&file));
+                state.nodes.insert(node, Arc::clone(&file));
+                file
+            }
+        };
+        file.add(&known.member, id.nid);
+        state.decided.insert(id, file.node);
+        Ok(file.node)
+    }
+
+    /// Forgets an image that nobody uses any more. What others share with it stays theirs.
+    pub(crate) fn remove(&self, slot: u16) {
+        let mut state = self.lock();
+        let State { alike, files, decided, contents, nodes } = &mut *state;
+        files.retain(|id, _| id.slot != slot);
+        decided.retain(|id, _| id.slot != slot);
+        alike.retain(|_, ids| {
+            ids.retain(|id| id.slot != slot);
+            !ids.is_empty()
+        });
+        contents.retain(|_, file| {
+            let is_over = file.remove(slot);
+            if is_over {
+                nodes.remove(&file.node);
+            }
+            !is_over
+        });
+    }
+
+    pub(crate) fn stats(&self) -> SharingStats {
+        let state = self.lock();
+        let mut stats = SharingStats {
+            hashed_bytes: self.hashed_bytes.load(Ordering::Relaxed),
+            ..SharingStats::default()
+        };
+        for file in state.nodes.values() {
+            let users = file.users() as u64;
+            let bytes = file.content.size.next_multiple_of(4096);
+            stats.contents += 1;
+            stats.files += users;
+            stats.mapped_bytes = stats.mapped_bytes.saturating_add(bytes.saturating_mul(users));
+            let spared = users.saturating_sub(1);
+            stats.saved_bytes = stats.saved_bytes.saturating_add(bytes.saturating_mul(spared));
+        }
+        let mut variants: HashMap<Content, HashSet<Attributes>> = HashMap::new();
+        for known in state.files.values() {
+            if let Some(claim) = known.claim {
+                variants.entry(claim).or_default().insert(known.attributes);
+            }
+        }
+        for (content, variants) in variants {
+            let bytes = content.size.next_multiple_of(4096);
+            let more = bytes.saturating_mul(variants.len().saturating_sub(1) as u64);
+            stats.differing_bytes = stats.differing_bytes.saturating_add(more);
+        }
+        stats
+    }
+}
+
+/// Files that may be equal to `id`: alike, and not said to be other.
+fn candidates(state: &State, id: FileId, size: u64) -> impl Iterator<Item = FileId> {
+    let own = state.files.get(&id);
+    let alike = own.and_then(|own| state.alike.get(&(size, own.attributes)));
+    let claim = own.and_then(|own| own.claim);
+    alike.map(Vec::as_slice).unwrap_or_default().iter().copied().filter(move |other| {
+        let said = || state.files.get(other).and_then(|other| other.claim);
+        *other != id && (claim.is_none() || said().is_none_or(|said| claim == Some(said)))
+    })
+}
+
+fn attributes(member: &Member, inode: &Inode) -> ferrofs_image::Result<Attributes> {
+    let mut hasher = blake3::Hasher::new();
+    let mut xattrs = member.image().xattrs(inode)?;
+    xattrs.retain(|xattr| xattr.visible);
+    xattrs.sort_by(|one, other| one.name.cmp(&other.name));
+    for xattr in &xattrs {
+        for part in [&xattr.name, &xattr.value] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    Ok(Attributes {
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        nlink: inode.nlink,
+        mtime: (inode.mtime, inode.mtime_nsec),
+        xattrs: hasher.finalize().into(),
+    })
+}
