@@ -82,8 +82,6 @@ def measure(options, scratch, name, images, trees, calculated):
             store = os.path.join(disk.folder, "share")
             domain = f"bench-{os.getpid()}"
             way = Way(name, options.ferrofs, domain, store, servers, options.trust_digests)
-            if not way.ready():
-                return {"error": "this ferrofs has no --share-by"}
             pairs = [(path, os.path.join(scratch, side)) for path, side in zip(paths, "ab")]
             try:
                 row = _first(way, disk, servers, pairs, trees, calculated)

@@ -22,7 +22,7 @@ import table  # noqa: E402
 from calculate import Tree, calculate  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
 from measure import COLUMNS, TOLERANCE, measure  # noqa: E402
-from ways import NAMES, NotThere  # noqa: E402
+from ways import NAMES, known as known_ways  # noqa: E402
 
 MIXES = {"same": ("lz4", "lz4"), "mixed": ("lz4", "zstd")}
 
@@ -35,7 +35,7 @@ def parse():
     parser.add_argument("--out", required=True, help="receives the table, CSV and chart")
     parser.add_argument("--scratch", help="for the disk and the mounts, on ext4; default: OUT")
     parser.add_argument("--all", action="store_true", help="also pairs of over 1 GB")
-    parser.add_argument("--ways", default=",".join(NAMES), help="default: %(default)s")
+    parser.add_argument("--ways", help="some of %s; default: all this ferrofs has" % ",".join(NAMES))
     parser.add_argument("--mixes", default=",".join(MIXES), help="default: %(default)s")
     parser.add_argument("--trust-digests", action="store_true")
     parser.add_argument("--build-option", action="append", default=[], help="of `ferrofs build`")
@@ -43,7 +43,8 @@ def parse():
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     options.ferrofs = os.path.abspath(options.ferrofs)
-    options.ways, options.mixes = options.ways.split(","), options.mixes.split(",")
+    options.ways = options.ways.split(",") if options.ways else known_ways(options.ferrofs)
+    options.mixes = options.mixes.split(",")
     for given, there in ((options.ways, NAMES), (options.mixes, MIXES)):
         if not set(given) <= set(there):
             parser.error(f"there are {', '.join(there)}")
@@ -70,8 +71,6 @@ def rows_of(options, pair):
             with scratch(options.scratch or options.out) as folder:
                 try:
                     row |= measure(options, folder, way, images, trees, calculated)
-                except NotThere as error:
-                    row["error"] = f"not there: {error}"
                 except (BenchError, OSError, subprocess.TimeoutExpired) as error:
                     row["error"] = str(error)
             say(table.line(row))

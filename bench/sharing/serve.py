@@ -26,7 +26,7 @@ from disk import Disk  # noqa: E402
 from groups import Group  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
 from measure import SETTLE_S  # noqa: E402
-from ways import NAMES, Way  # noqa: E402
+from ways import NAMES, Way, known as known_ways  # noqa: E402
 
 START_S = 30
 LOAD_S = 300
@@ -160,8 +160,6 @@ def measure(options, place, pair, way_name):
             store = os.path.join(disk.folder, "share")
             domain = f"bench-{os.getpid()}"
             way = Way(way_name, options.ferrofs, domain, store, servers, options.trust_digests)
-            if not way.ready():
-                raise BenchError("this ferrofs has no --share-by")
             try:
                 folders = [os.path.join(place, side) for side in "ab"]
                 with way.mounted(list(zip(paths, folders))), Group("apps") as applications:
@@ -200,12 +198,13 @@ def main():
     parser.add_argument("--folder", required=True, help="the pairs")
     parser.add_argument("--out", required=True)
     parser.add_argument("--scratch", help="default: OUT")
-    parser.add_argument("--ways", default=",".join(NAMES), help="default: %(default)s")
+    parser.add_argument("--ways", help="some of %s; default: all this ferrofs has" % ",".join(NAMES))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--trust-digests", action="store_true")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     options.ferrofs = os.path.abspath(options.ferrofs)
+    options.ways = options.ways.split(",") if options.ways else known_ways(options.ferrofs)
     os.makedirs(options.out, exist_ok=True)
     rows, failed = [], 0
     for pair in options.names or APPLICATIONS:
@@ -214,7 +213,7 @@ def main():
             options.ferrofs, print,
         )
         for _ in range(options.rounds):
-            for way in options.ways.split(","):
+            for way in options.ways:
                 row = {"pair": pair, "way": way}
                 with scratch(options.scratch or options.out) as place:
                     try:

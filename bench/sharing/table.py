@@ -28,15 +28,15 @@ def line(row):
 def markdown(rows, pairs):
     """The table: first beside what was published, then all that was counted."""
     text = [
-        "| pair | published: sum, whole, saved | here: sum, whole, saved | way | images | frames MB"
-        " | off % | saved % |",
-        "|---|---|---|---|---|---|---|---|",
+        "| pair | published: sum, whole, saved | here: sum, whole, saved | alike | way | images"
+        " | frames MB | off % | saved % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         old = pairs[row["pair"]].published if row["pair"] in pairs else None
         before = f"{old.sum_mb}, {old.whole_mb}, {old.saved} %" if old else "-"
         if "error" in row:
-            text.append(f"| {row['pair']} | {before} | | {row.get('way', '')} | "
+            text.append(f"| {row['pair']} | {before} | | | {row.get('way', '')} | "
                         f"{row.get('encodings', '')} | {_cell(row['error'])} | | |")
             continue
         whole = row["whole_mb"]
@@ -44,7 +44,7 @@ def markdown(rows, pairs):
         differs = old and abs(whole / old.whole_mb - 1) > 0.002
         text.append(
             f"| {row['pair']} | {before} | {here}{' (the published pair differs)' if differs else ''}"
-            f" | {row['way']} | {row['encodings']} | {row['frames_mb']:.1f}"
+            f" | {row['alike_mb']:.1f} | {row['way']} | {row['encodings']} | {row['frames_mb']:.1f}"
             f" | {row['off_percent']:+.2f} | {row['saved_percent']:.1f} |"
         )
     text += [

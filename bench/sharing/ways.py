@@ -9,14 +9,11 @@ import harness
 from harness import BenchError
 
 MECHANISMS = ("superblock", "overlay", "passthrough", "auto")
+WITH_STORE = ("overlay", "passthrough")
 PLAIN = ("kernel", "fuse")
 NAMES = (*PLAIN, *MECHANISMS)
 TIMEOUT_S = 600
 KEEP_S = 600
-
-
-class NotThere(BenchError):
-    """This ferrofs or this kernel has no such way; the message is what it said."""
 
 
 class Way:
@@ -28,7 +25,8 @@ class Way:
         self.words = ["--kernel"] if name == "kernel" else ["--fuse"]
         if self.shares:
             self.words = ["--share", domain, "--share-by", name]
-            self.words += ["--share-keep", str(KEEP_S), "--share-dir", store]
+            self.words += ["--share-keep", str(KEEP_S)]
+            self.words += ["--share-dir", store] if name in WITH_STORE else []
             self.words += ["--trust-digests"] if trust else []
         self.domain, self.store = domain, store
         self.said = ""
@@ -44,9 +42,7 @@ class Way:
             log.seek(0)
             said = log.read().strip()
         if check and done.returncode != 0:
-            unknown = "unexpected argument" in said or "invalid value" in said
-            kind = NotThere if unknown or "not supported" in said else BenchError
-            raise kind(f"{' '.join(argv)}: exit {done.returncode}: {said[-500:]}")
+            raise BenchError(f"{' '.join(argv)}: exit {done.returncode}: {said[-500:]}")
         return said
 
     @contextlib.contextmanager
@@ -72,19 +68,20 @@ class Way:
 
     def forget(self):
         """Lets the domain go, with all that it keeps."""
-        if self.shares:
+        if self.name in WITH_STORE:
             self._run("share", "prune", self.domain, "--share-dir", self.store, check=False)
+        elif self.shares:
+            self._run("share", "stop", self.domain, check=False)
         for target in _mounts_below(self.store):
             subprocess.run(["umount", "-l", target], check=False)
 
-    def ready(self):
-        """Whether this ferrofs knows the way at all."""
-        if not self.shares:
-            return True
-        done = subprocess.run(
-            [self.ferrofs, "mount", "--help"], stdout=subprocess.PIPE, text=True, check=False
-        )
-        return "--share-by" in done.stdout
+
+def known(ferrofs):
+    """The ways that this ferrofs has, by its own help."""
+    done = subprocess.run([ferrofs, "mount", "--help"], stdout=subprocess.PIPE, text=True, check=False)
+    mechanisms = done.stdout.partition("--share-by")[2].partition("[possible values:")[2]
+    there = mechanisms.partition("]")[0].replace(",", " ").split()
+    return [name for name in NAMES if name in PLAIN or name in there]
 
 
 def _mounts_below(folder):
