@@ -4,8 +4,8 @@
 
   frames.py [--read-only] [--keep] DIR...
 
-Each file is read() whole, then mapped, its pages touched, and the mapping kept until all were
-counted: a frame that was freed could come back behind another file. Frames are told apart by
+Each file is read() whole, then mapped, its pages touched and locked, and the mapping kept until all
+were counted: a frame that was freed could come back behind another file. Frames are told apart by
 their numbers in /proc/self/pagemap, which is for root only. Prints one line of JSON: by folder the
 digest of every file, and what was counted. With --keep it waits for the end of its standard input
 before it lets the mappings go. With --read-only nothing is hashed, mapped or counted.
@@ -32,6 +32,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 ]
+_libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -66,6 +67,8 @@ def mapped(file, size):
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap (see vm.max_map_count)")
     _libc.madvise(address, -(-size // PAGE) * PAGE, MADV_POPULATE_READ)  # before 5.14: no effect
+    if _libc.mlock(address, size) != 0:  # else a page could be taken back before it is counted
+        raise OSError(ctypes.get_errno(), "mlock")
     bytes(memoryview((ctypes.c_ubyte * size).from_address(address))[::PAGE])
     return address
 

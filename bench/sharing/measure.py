@@ -99,6 +99,8 @@ def _first(way, disk, servers, pairs, trees, calculated):
             memory, charged, resident = readers.memory(), servers.memory(), servers.resident()
         time.sleep(SETTLE_S)
         kernel = readers.memory().kernel  # without the reader's own page tables and mappings
+    if result["absent_pages"]:
+        raise BenchError(f"{result['absent_pages']} pages were not in memory when they were counted")
     expected = calculated.whole if way.shares else calculated.none
     return {
         "files": result["files"],
