@@ -82,6 +82,11 @@ pub enum OptionProblem {
         /// Length.
         len: usize,
     },
+    /// The name of the digests' attribute has 1 to 255 bytes behind its namespace, none of them NUL.
+    DigestName {
+        /// Length.
+        len: usize,
+    },
     /// A blob holds chunks; without chunks there is nothing to put there.
     BlobWithoutChunks,
 }
@@ -159,6 +164,11 @@ impl fmt::Display for OptionProblem {
             Self::PrefixLength { len } => {
                 write!(f, "xattr prefix of {len} bytes; 1 to 255 are possible")
             }
+            Self::DigestName { len } => write!(
+                f,
+                "attribute name of {len} bytes for digests; it needs 1 to 255 without NUL behind its \
+                 namespace"
+            ),
             Self::BlobWithoutChunks => f.write_str("a blob device needs a chunk size"),
         }
     }

@@ -108,6 +108,9 @@ impl Header {
             compat.insert(CompatFeatures::PLAIN_XATTR_PFX);
             incompat.insert(IncompatFeatures::XATTR_PREFIXES);
         }
+        if plan.xattrs.digest_prefix().is_some() {
+            compat.insert(CompatFeatures::ISHARE_XATTRS);
+        }
         if let (true, Some(configs)) = (zone.compressed, &self.configs) {
             incompat.insert(IncompatFeatures::LZ4_0PADDING);
             if let Some(Lz4Config { max_distance, max_pcluster_blocks: 1 }) = configs.lz4 {
@@ -144,11 +147,11 @@ impl Header {
             u1,
             extra_devices: u16::from(self.device_at.is_some()),
             device_slot: self.device_at.map_or(0, |at| (at / SLOT_LEN as u64) as u16),
-            xattr_prefix_count: plan.xattrs.prefixes.len() as u8,
+            xattr_prefix_count: plan.xattrs.prefix_count(),
             xattr_prefix_start: self.prefixes_at.map_or(0, |at| (at / 4) as u32),
             packed: None,
             xattr_filter_reserved: 0,
-            ishare_prefix_id: 0,
+            ishare_prefix_id: plan.xattrs.digest_prefix().unwrap_or(0),
             build_time: 0,
             metabox: None,
         }

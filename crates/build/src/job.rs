@@ -31,7 +31,9 @@ pub(crate) enum Work {
     /// Whole files.
     Files(Vec<InodeId>),
     /// Part of one file.
-    Part { file: InodeId, offset: u64, len: usize, how: How, last: bool },
+    Part { file: InodeId, number: u32, offset: u64, len: usize, how: How, last: bool },
+    /// A file that is one hole, to be hashed.
+    Hole(InodeId),
 }
 
 /// What to do with bytes.
@@ -132,7 +134,7 @@ impl<'a> Jobs<'a> {
                 self.files.next();
                 continue;
             };
-            let small = size <= self.options.segment_size() && !may_be_sparse(size, sparse);
+            let small = size <= self.options.segment_size() && !self.may_be_sparse(size, sparse);
             let full = bytes + size > BATCH_BYTES || batch.len() >= BATCH_FILES;
             if !batch.is_empty() && (full || !small) {
                 return Ok(Some(self.job(Work::Files(batch))));
@@ -147,18 +149,27 @@ impl<'a> Jobs<'a> {
         }
     }
 
+    fn may_be_sparse(&self, size: u64, sparse: bool) -> bool {
+        sparse && size > 0 && size >= self.options.holes_from
+    }
+
     /// Prepares the jobs of a file that is cut, or has holes.
     fn large(&mut self, file: InodeId, size: u64, sparse: bool) -> Result<Option<SparsePlan>> {
-        if may_be_sparse(size, sparse) {
+        if self.may_be_sparse(size, sparse) {
             let mut data = self.source.open(self.tree, file)?;
             let compressed = self.options.pcluster_size(self.tree, file) > 0;
             let ranges = ranges(&mut *data)?;
             let plan = sparse::plan(size, &ranges, self.options.block_bits, compressed);
             if let Some(plan) = plan {
+                if plan.runs.is_empty() && self.options.inode_digest.is_some() {
+                    self.ready.push_back(Work::Hole(file));
+                }
+                let mut number = 0;
                 for (index, run) in plan.runs.iter().enumerate() {
                     let last = index + 1 == plan.runs.len();
                     let end = plan.end_of(run, size);
-                    self.cut(file, run.first * plan.chunk_size..end, How::Plain, last);
+                    let range = run.first * plan.chunk_size..end;
+                    number = self.cut(file, number, range, How::Plain, last);
                 }
                 return Ok(Some(plan));
             }
@@ -174,19 +185,30 @@ impl<'a> Jobs<'a> {
         } else {
             How::Plain
         };
-        self.cut(file, 0..size, how, true);
+        self.cut(file, 0, 0..size, how, true);
         Ok(None)
     }
 
-    fn cut(&mut self, file: InodeId, range: Range<u64>, how: How, last: bool) {
+    /// Parts are numbered from `number` on; gives the number of the next.
+    fn cut(
+        &mut self,
+        file: InodeId,
+        mut number: u32,
+        range: Range<u64>,
+        how: How,
+        last: bool,
+    ) -> u32 {
         let segment = self.options.segment_size();
         let mut offset = range.start;
         while offset < range.end {
             let len = segment.min(range.end - offset);
             let last = last && offset + len == range.end;
-            self.ready.push_back(Work::Part { file, offset, len: len as usize, how, last });
-            offset += len;
+            let len = len as usize;
+            self.ready.push_back(Work::Part { file, number, offset, len, how, last });
+            offset += len as u64;
+            number += 1;
         }
+        number
     }
 
     fn job(&mut self, work: Work) -> Next {
@@ -197,16 +219,13 @@ impl<'a> Jobs<'a> {
         let bytes = match &work {
             Work::Files(files) => files.iter().map(|&file| size(file) + FILE_COST).sum(),
             Work::Part { len, .. } => *len as u64,
+            Work::Hole(_) => 0,
         };
         let number = self.number;
         self.number += 1;
         // The bytes, and what becomes of them.
         Next::Job(Job { number, work, cost: bytes * 2 })
     }
-}
-
-fn may_be_sparse(size: u64, sparse: bool) -> bool {
-    sparse && size >= sparse::SIZE_MIN
 }
 
 fn ranges(data: &mut dyn FileData) -> Result<Vec<Range<u64>>> {

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod digest;
 mod error;
 mod header;
 mod index;
@@ -94,7 +95,7 @@ pub fn build(
     let started = Instant::now();
     let mut report = BuildReport::default();
     progress.phase(Phase::Plan);
-    let xattrs = XattrPlan::new(tree, options.xattrs.as_ref())?;
+    let xattrs = XattrPlan::new(tree, options)?;
     report.shared_xattrs = xattrs.shared;
     let plan = Plan::new(tree, options, xattrs, &mut report);
     let header = Header::new(options, &plan, target.blob.is_some())?;

@@ -279,7 +279,8 @@ impl Metadata<'_> {
         }
         record.emit(out)?;
         let first_id = ((places.pool - places.xattr_base) / 4) as u32;
-        self.plan.xattrs.emit_body(self.tree.inode(id).metadata().xattrs, first_id, out);
+        let digest = self.written.digests.get(&id);
+        self.plan.xattrs.emit_body(self.tree, id, first_id, digest, out)?;
         let align = |out: &mut Vec<u8>, unit| out.resize(out.len().next_multiple_of(unit), 0);
         match self.written.bodies[id.index()] {
             Body::Compressed { index, .. } => {
@@ -333,7 +334,7 @@ impl Metadata<'_> {
             _ => start((split.blocks > 0).then_some(own))?,
         };
         let file_type = file_type(inode.file_type());
-        let xattr_len = self.plan.xattrs.body_len(metadata.xattrs) as usize;
+        let xattr_len = self.plan.xattrs.body_len(self.tree, id) as usize;
         Ok(InodeRecord {
             layout: split.layout,
             dot_omitted: false,

@@ -4,6 +4,7 @@
 use core::num::NonZeroUsize;
 
 use ferrofs_codec::Method;
+use ferrofs_format::xattr::{InodeDigest, LongPrefix};
 use ferrofs_format::{BlockBits, limits};
 use ferrofs_tree::{InodeId, Tree};
 use regex::bytes::Regex;
@@ -26,6 +27,8 @@ pub struct BuildOptions {
     pub first: Vec<Vec<u8>>,
     /// Stores regular files as chunks, equal ones once. Not together with compression.
     pub chunks: Option<Chunks>,
+    /// Smaller files are not looked at for holes, and stored like any other.
+    pub holes_from: u64,
     /// Ends of regular files that fill no block are stored beside their inodes.
     pub inline_tails: bool,
     /// Size of inodes.
@@ -34,6 +37,10 @@ pub struct BuildOptions {
     pub ignore_mtime: bool,
     /// Extended attributes; `None` leaves them out.
     pub xattrs: Option<XattrOptions>,
+    /// Stores the SHA-256 of each regular file's content in an attribute of this full name (usually
+    /// [`BuildOptions::DIGEST_NAME`]), by which kernels since 7.0 share the page cache of equal
+    /// files. Attributes of the tree that have this name are left out. format.md §6.5.
+    pub inode_digest: Option<Vec<u8>>,
     /// Volume name, at most 15 bytes without NUL.
     pub volume_name: Vec<u8>,
     /// UUID.
@@ -59,10 +66,12 @@ impl Default for BuildOptions {
             hints: Vec::new(),
             first: Vec::new(),
             chunks: None,
+            holes_from: crate::sparse::SIZE_MIN,
             inline_tails: true,
             inode_form: InodeForm::Auto,
             ignore_mtime: false,
             xattrs: Some(XattrOptions::default()),
+            inode_digest: None,
             volume_name: Vec::new(),
             uuid: Uuid::Auto,
             checksum: true,
@@ -181,6 +190,9 @@ impl Compression {
 }
 
 impl BuildOptions {
+    /// The usual name of the attribute with a file's digest; it is hidden from mounts.
+    pub const DIGEST_NAME: &'static [u8] = InodeDigest::NAME;
+
     pub(crate) fn check(&self) -> Result<()> {
         let problem = |problem| Err(Error::Options(problem));
         let block = self.block_bits.size();
@@ -207,11 +219,18 @@ impl BuildOptions {
             return problem(OptionProblem::VolumeName { len: self.volume_name.len() });
         }
         if let Some(xattrs) = &self.xattrs {
-            if xattrs.prefixes.len() > limits::LONG_PREFIXES_MAX {
-                return problem(OptionProblem::PrefixCount { count: xattrs.prefixes.len() });
+            let count = xattrs.prefixes.len() + usize::from(self.inode_digest.is_some());
+            if count > limits::LONG_PREFIXES_MAX {
+                return problem(OptionProblem::PrefixCount { count });
             }
             if let Some(bad) = xattrs.prefixes.iter().find(|p| p.is_empty() || p.len() > 255) {
                 return problem(OptionProblem::PrefixLength { len: bad.len() });
+            }
+        }
+        if let Some(name) = &self.inode_digest {
+            let rest = LongPrefix::from_full(name).infix;
+            if rest.is_empty() || rest.len() > limits::NAME_LEN_MAX || name.contains(&0) {
+                return problem(OptionProblem::DigestName { len: name.len() });
             }
         }
         Ok(())

@@ -8,9 +8,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ferrofs_format::xattr::InodeDigest;
 use ferrofs_format::{BlockBits, FormatError};
 use ferrofs_tree::{Content, InodeId, Source, Tree};
 
+use crate::digest::Digests;
 use crate::index::IndexRules;
 use crate::job::{ChunkPiece, Job, Jobs, Kind, Next, Outcome, Piece as FilePiece};
 use crate::output::Output;
@@ -53,6 +55,8 @@ pub(crate) struct Written {
     pub(crate) blob_blocks: u32,
     /// Checksum over all data, if a UUID is derived from it.
     pub(crate) digest: u32,
+    /// Of files that have content, if asked for.
+    pub(crate) digests: HashMap<InodeId, InodeDigest>,
 }
 
 /// What the data phase works on.
@@ -79,9 +83,10 @@ impl Data<'_> {
         let (job_sender, jobs) = unbounded();
         let (results, result_receiver) = unbounded();
         let (spare, spare_receiver) = bounded(self.options.workers.get() * 2);
+        let digests = Digests::default();
         let mut workers = Vec::new();
         for _ in 0..self.options.workers.get() {
-            workers.push(Worker::new(self.tree, self.source, self.options, self.plan)?);
+            workers.push(Worker::new(self, &digests)?);
         }
         std::thread::scope(|scope| {
             for mut worker in workers {
@@ -91,9 +96,11 @@ impl Data<'_> {
             }
             drop((jobs, results, spare_receiver));
             let ends = Ends { jobs: job_sender, results: result_receiver, spare };
-            self.coordinate(&ends, &mut writer, progress)
+            let result = self.coordinate(&ends, &mut writer, progress);
+            digests.stop();
+            result
         })?;
-        Ok(writer.finish())
+        Ok(Written { digests: digests.take(), ..writer.finish() })
     }
 
     /// Jobs under way at a time, besides the limit of memory.
@@ -276,6 +283,7 @@ impl<'a> Writer<'a> {
             end: self.next,
             blob_blocks: self.blob_next,
             digest: self.digest.unwrap_or(0),
+            digests: HashMap::new(),
         }
     }
 

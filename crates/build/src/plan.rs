@@ -74,8 +74,7 @@ impl Plan {
     /// Bytes of the record and the xattrs behind it.
     pub(crate) fn body_len(&self, tree: &Tree, id: InodeId, size: u64) -> u64 {
         let record = if self.extended(tree, id, size) { EXTENDED_LEN } else { COMPACT_LEN };
-        let set = tree.inode(id).metadata().xattrs;
-        record as u64 + u64::from(self.xattrs.body_len(set))
+        record as u64 + u64::from(self.xattrs.body_len(tree, id))
     }
 
     /// Where the map header of a compressed file begins, counted from its inode.

@@ -48,6 +48,11 @@ fn random_options(dice: &mut Dice) -> (BuildOptions, bool) {
     if dice.below(3) == 0 {
         options.build_time = Some(1_700_000_000);
     }
+    if dice.below(2) == 0 {
+        let names: [&[u8]; 4] =
+            [BuildOptions::DIGEST_NAME, b"trusted.digest", b"user.b", b"user.long.a"];
+        options.inode_digest = Some(names[dice.below(4) as usize].to_vec());
+    }
     options.xattrs = match dice.below(8) {
         0 => None,
         n => Some(XattrOptions {
@@ -153,6 +158,8 @@ fn large_files_are_cut_and_come_back() {
         BuildOptions { chunks: chunks(32 << 20), ..plain },
     ];
     for options in cases {
+        let inode_digest = Some(BuildOptions::DIGEST_NAME.to_vec());
+        let options = BuildOptions { inode_digest, ..options };
         let (image, _, _) = make(&model, &options, false);
         model.assert_same(&read::Image::open(&image, &[]).model(), &options);
         let one = BuildOptions { workers: NonZeroUsize::MIN, ..options };

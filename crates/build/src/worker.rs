@@ -10,9 +10,11 @@ use crossbeam_channel::{Receiver, Sender};
 use ferrofs_format::BlockBits;
 use ferrofs_tree::{Content, InodeId, Source, Tree};
 
+use crate::digest::{Digests, Span};
 use crate::index::IndexRules;
 use crate::job::{ChunkPiece, How, Job, Kind, Outcome, Output, Piece, Work};
 use crate::layout::Shape;
+use crate::pipeline::Data;
 use crate::plan::Plan;
 use crate::segment::Compressor;
 use crate::{BuildOptions, Error, Result};
@@ -25,17 +27,14 @@ pub(crate) struct Worker<'a> {
     plan: &'a Plan,
     compressor: Option<Compressor>,
     rules: Option<IndexRules>,
+    digests: Option<&'a Digests>,
     /// Input of the compressor.
     input: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
-    pub(crate) fn new(
-        tree: &'a Tree,
-        source: &'a dyn Source,
-        options: &'a BuildOptions,
-        plan: &'a Plan,
-    ) -> Result<Self> {
+    pub(crate) fn new(data: &Data<'a>, digests: &'a Digests) -> Result<Self> {
+        let (tree, source, options, plan) = (data.tree, data.source, data.options, data.plan);
         let compressor = match &options.compression {
             None => None,
             Some(compression) => {
@@ -45,7 +44,8 @@ impl<'a> Worker<'a> {
             }
         };
         let rules = options.compression.as_ref().map(|compression| compression.rules(options));
-        Ok(Self { tree, source, options, plan, compressor, rules, input: Vec::new() })
+        let digests = options.inode_digest.is_some().then_some(digests);
+        Ok(Self { tree, source, options, plan, compressor, rules, digests, input: Vec::new() })
     }
 
     /// Works until there are no more jobs. `spare` gives used buffers back.
@@ -76,8 +76,14 @@ impl<'a> Worker<'a> {
     fn work(&mut self, work: Work, output: &mut Output) -> Result<()> {
         match work {
             Work::Files(files) => files.iter().try_for_each(|&file| self.whole(file, output)),
-            Work::Part { file, offset, len, how, last } => {
-                self.part(file, offset, len, how, output)?;
+            Work::Hole(file) => {
+                let size = self.size(file);
+                self.hash(Span { file, size, number: 0, offset: size, last: true }, &[]);
+                Ok(())
+            }
+            Work::Part { file, number, offset, len, how, last } => {
+                let size = self.size(file);
+                self.part(Span { file, size, number, offset, last }, len, how, output)?;
                 if let Some(piece) = output.pieces.last_mut() {
                     piece.last = last;
                 }
@@ -94,16 +100,18 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let len = size as usize;
+        let span = Span { file, size, number: 0, offset: 0, last: true };
         if self.options.chunks.is_some() {
-            return self.part(file, 0, len, How::Chunks, output);
+            return self.part(span, len, How::Chunks, output);
         }
         let pcluster_size = self.options.pcluster_size(self.tree, file);
         if pcluster_size > 0 && size > self.options.block_bits.size_u64() {
-            self.compressed_whole(file, len, pcluster_size, output)
+            self.compressed_whole(span, len, pcluster_size, output)
         } else {
             let at = output.data.len();
             output.data.resize(at + len, 0);
             self.read(file, 0, &mut output.data[at..])?;
+            self.hash(span, &output.data[at..]);
             self.finish_plain(file, at, output);
             Ok(())
         }
@@ -112,13 +120,14 @@ impl<'a> Worker<'a> {
     /// Compresses a file, and keeps that only if the image becomes smaller.
     fn compressed_whole(
         &mut self,
-        file: InodeId,
+        span: Span,
         len: usize,
         pcluster_size: u32,
         output: &mut Output,
     ) -> Result<()> {
-        let at = output.data.len();
+        let (file, at) = (span.file, output.data.len());
         self.fill_input(file, 0, len)?;
+        self.hash(span, &self.input[..len]);
         let (Some(compressor), Some(rules)) = (&mut self.compressor, self.rules) else {
             return Ok(());
         };
@@ -175,19 +184,14 @@ impl<'a> Worker<'a> {
         blocks as u32
     }
 
-    fn part(
-        &mut self,
-        file: InodeId,
-        offset: u64,
-        len: usize,
-        how: How,
-        output: &mut Output,
-    ) -> Result<()> {
+    fn part(&mut self, span: Span, len: usize, how: How, output: &mut Output) -> Result<()> {
+        let Span { file, offset, .. } = span;
         let at = output.data.len();
         let kind = match how {
             How::Plain => {
                 output.data.resize(at + len, 0);
                 self.read(file, offset, &mut output.data[at..])?;
+                self.hash(span, &output.data[at..]);
                 Kind::Plain { tail: 0 }
             }
             How::Compressed => {
@@ -198,11 +202,14 @@ impl<'a> Worker<'a> {
                     let input = &self.input[..len];
                     compressor.compress(input, size, &mut output.data, &mut extents)?;
                 }
+                self.hash(span, &self.input[..len]);
                 Kind::Extents(extents)
             }
             How::Chunks => {
                 self.fill_input(file, offset, len)?;
-                Kind::Chunks(self.chunks(len, output))
+                let chunks = self.chunks(len, output);
+                self.hash(span, &self.input[..len]);
+                Kind::Chunks(chunks)
             }
         };
         let blocks = self.pad(at, output);
@@ -225,6 +232,19 @@ impl<'a> Worker<'a> {
             pieces.push(ChunkPiece { len: chunk.len() as u32, digest });
         }
         pieces
+    }
+
+    fn size(&self, file: InodeId) -> u64 {
+        match self.tree.content(file) {
+            Content::File { size, .. } => size,
+            _ => 0,
+        }
+    }
+
+    fn hash(&self, span: Span, bytes: &[u8]) {
+        if let Some(digests) = self.digests {
+            digests.piece(span, bytes);
+        }
     }
 
     fn fill_input(&mut self, file: InodeId, offset: u64, len: usize) -> Result<()> {

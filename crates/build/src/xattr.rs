@@ -9,12 +9,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use ferrofs_format::xattr::{
-    HEADER_LEN, LONG_PREFIX_FLAG, LongPrefix, XattrBody, XattrEntry, filter_bit, icount, split_name,
+    HEADER_LEN, InodeDigest, LONG_PREFIX_FLAG, LongPrefix, XattrBody, XattrEntry, filter_bit,
+    icount, split_name,
 };
 use ferrofs_format::{FormatError, limits};
-use ferrofs_tree::{InodeId, Tree, Xattr, XattrSetId};
+use ferrofs_tree::{Content, InodeId, Tree, Xattr, XattrSetId};
 
-use crate::{Error, Result, XattrOptions};
+use crate::{BuildOptions, Error, Result};
+
+/// What a digest adds to a body: a header, no name, its value, and padding.
+const DIGEST_ENTRY_LEN: u32 =
+    (XattrEntry::HEADER_LEN + InodeDigest::LEN).next_multiple_of(4) as u32;
 
 /// Xattrs of a whole image.
 #[derive(Debug, Default)]
@@ -27,18 +32,23 @@ pub(crate) struct XattrPlan {
     pub(crate) pool: Vec<u8>,
     /// Number of them.
     pub(crate) shared: u64,
-    /// The long-prefix table.
-    pub(crate) prefixes: Vec<LongPrefix>,
+    /// Prefixes that attributes of the tree are stored with.
+    prefixes: Vec<LongPrefix>,
+    /// The name of the digests' attribute: the last of the long prefixes, of which it is the whole.
+    digest: Option<LongPrefix>,
     pub(crate) filter: bool,
 }
 
 impl XattrPlan {
-    pub(crate) fn new(tree: &Tree, options: Option<&XattrOptions>) -> Result<Self> {
-        let Some(options) = options else {
+    pub(crate) fn new(tree: &Tree, options: &BuildOptions) -> Result<Self> {
+        let digest = options.inode_digest.as_deref().map(LongPrefix::from_full);
+        let Some(options) = &options.xattrs else {
             let sets = tree.xattr_sets();
             return Ok(Self {
                 lens: vec![0; sets],
                 bodies: vec![Vec::new(); sets],
+                filter: digest.is_some(),
+                digest,
                 ..<_>::default()
             });
         };
@@ -50,7 +60,8 @@ impl XattrPlan {
             users[set.index()] += 1;
             first_user.entry(set).or_insert(id);
         }
-        let mut plan = Self { prefixes, filter: options.name_filter, ..Self::default() };
+        let filter = options.name_filter;
+        let mut plan = Self { prefixes, digest, filter, ..Self::default() };
         let pool = plan.share(tree, &users, &first_user, options.shared_above)?;
         plan.lens = vec![0; users.len()];
         plan.bodies = vec![Vec::new(); users.len()];
@@ -75,7 +86,7 @@ impl XattrPlan {
     ) -> Result<HashMap<&'t Xattr, u32>> {
         let mut counts: BTreeMap<&Xattr, u64> = BTreeMap::new();
         for &set in sets.keys() {
-            for xattr in tree.xattrs(set) {
+            for xattr in tree.xattrs(set).filter(|xattr| !self.is_digest(xattr)) {
                 *counts.entry(xattr).or_default() += users[set.index()];
             }
         }
@@ -99,7 +110,7 @@ impl XattrPlan {
     ) -> core::result::Result<Vec<u8>, FormatError> {
         let mut filter = if self.filter { u32::MAX } else { 0 };
         let (mut shared, mut inline) = (Vec::new(), Vec::new());
-        for xattr in tree.xattrs(set) {
+        for xattr in tree.xattrs(set).filter(|xattr| !self.is_digest(xattr)) {
             let (base, rest) = split_name(&xattr.name);
             if self.filter {
                 filter &= !filter_bit(base, b"", rest);
@@ -117,16 +128,55 @@ impl XattrPlan {
         Ok(body)
     }
 
-    /// Bytes of the body of a set.
-    pub(crate) fn body_len(&self, set: XattrSetId) -> u32 {
-        self.lens[set.index()]
+    /// An attribute of the tree with the name that belongs to the digests.
+    fn is_digest(&self, xattr: &Xattr) -> bool {
+        let (base, rest) = split_name(&xattr.name);
+        self.digest.as_ref().is_some_and(|name| name.base_index == base && name.infix == rest)
     }
 
-    /// Appends the body of a set; `first_id` is the id of the pool's first byte.
-    pub(crate) fn emit_body(&self, set: XattrSetId, first_id: u32, out: &mut Vec<u8>) {
+    /// Whether an inode gets a digest.
+    fn has_digest(&self, tree: &Tree, id: InodeId) -> bool {
+        let content = tree.content(id);
+        self.digest.is_some() && matches!(content, Content::File { size, .. } if size > 0)
+    }
+
+    /// Number of the long prefix that names the digests.
+    pub(crate) fn digest_prefix(&self) -> Option<u8> {
+        // At most 128 of them.
+        self.digest.as_ref().map(|_| self.prefixes.len() as u8)
+    }
+
+    /// Number of long prefixes.
+    pub(crate) fn prefix_count(&self) -> u8 {
+        self.prefixes.len() as u8 + u8::from(self.digest.is_some())
+    }
+
+    /// Bytes of the body of an inode.
+    pub(crate) fn body_len(&self, tree: &Tree, id: InodeId) -> u32 {
+        let len = self.lens[tree.inode(id).metadata().xattrs.index()];
+        match (self.has_digest(tree, id), len) {
+            (false, len) => len,
+            (true, 0) => HEADER_LEN as u32 + DIGEST_ENTRY_LEN,
+            (true, len) => len + DIGEST_ENTRY_LEN,
+        }
+    }
+
+    /// Appends the body of an inode; `first_id` is the id of the pool's first byte.
+    pub(crate) fn emit_body(
+        &self,
+        tree: &Tree,
+        id: InodeId,
+        first_id: u32,
+        digest: Option<&InodeDigest>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let at = out.len();
-        let body = &self.bodies[set.index()];
+        let body = &self.bodies[tree.inode(id).metadata().xattrs.index()];
         out.extend_from_slice(body);
+        if self.has_digest(tree, id) {
+            // A worker that gave no digest has failed.
+            self.emit_digest(at, digest.ok_or(Error::Worker)?, out)?;
+        }
         let shared = body.get(4).map_or(0, |&count| usize::from(count));
         for index in 0..shared {
             let place = at + HEADER_LEN + index * 4;
@@ -134,12 +184,31 @@ impl XattrPlan {
             let id = u32::from_le_bytes(raw) + first_id;
             out[place..place + 4].copy_from_slice(&id.to_le_bytes());
         }
+        Ok(())
+    }
+
+    /// Appends a digest to the body that begins at `at`, which may not be there yet.
+    fn emit_digest(&self, at: usize, digest: &InodeDigest, out: &mut Vec<u8>) -> Result<()> {
+        let (Some(prefix), Some(name)) = (self.digest_prefix(), &self.digest) else {
+            return Ok(());
+        };
+        if out.len() == at {
+            let filter = if self.filter { u32::MAX } else { 0 };
+            XattrBody::emit(filter, &[], &[], out)?;
+        }
+        if self.filter {
+            let word = [out[at], out[at + 1], out[at + 2], out[at + 3]];
+            let filter = u32::from_le_bytes(word) & !filter_bit(name.base_index, &name.infix, b"");
+            out[at..at + 4].copy_from_slice(&filter.to_le_bytes());
+        }
+        let index = LONG_PREFIX_FLAG | prefix;
+        Ok(XattrEntry { index, name: b"", value: &digest.emit() }.emit(out)?)
     }
 
     /// The long-prefix table.
     pub(crate) fn prefix_table(&self) -> core::result::Result<Vec<u8>, FormatError> {
         let mut out = Vec::new();
-        self.prefixes.iter().try_for_each(|prefix| prefix.emit(&mut out))?;
+        self.prefixes.iter().chain(&self.digest).try_for_each(|prefix| prefix.emit(&mut out))?;
         Ok(out)
     }
 }

@@ -219,6 +219,43 @@ pub fn icount(len: usize) -> Result<u16> {
         .map_err(|_| FormatError::DoesNotFit { what: "xattr body", value: u64_from_usize(len) })
 }
 
+/// Digest of a regular file's whole content, as the inode-digest attribute holds it. format.md §6.5.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum InodeDigest {
+    /// SHA-256.
+    Sha256([u8; 32]),
+}
+
+impl InodeDigest {
+    /// Bytes of the attribute's value.
+    pub const LEN: usize = 7 + 32;
+    /// The attribute's usual name: hidden from mounts.
+    pub const NAME: &'static [u8] = b"erofs.fingerprint.v1";
+    const SHA256: &'static [u8] = b"sha256:";
+
+    /// Parses the attribute's value; `None` if its length or its algorithm is not known.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let digest = value.strip_prefix(Self::SHA256)?;
+        digest.try_into().ok().map(Self::Sha256)
+    }
+
+    /// The digest itself.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 32] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+        }
+    }
+
+    /// The attribute's value.
+    #[must_use]
+    pub fn emit(&self) -> Vec<u8> {
+        [Self::SHA256, self.bytes()].concat()
+    }
+}
+
 /// One record of the long-prefix table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LongPrefix {
@@ -338,6 +375,17 @@ mod tests {
         let parsed = XattrBody::parse(&body).unwrap();
         assert!(parsed.inline_entries().next().unwrap().is_err(), "entry overrun");
         assert!(LongPrefix::parse(&[0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn digests_of_other_kinds_are_none() {
+        let digest = InodeDigest::Sha256([9; 32]);
+        let value = digest.emit();
+        assert_eq!((value.len(), &value[..8]), (InodeDigest::LEN, &b"sha256:\x09"[..]));
+        assert_eq!(InodeDigest::parse(&value), Some(digest));
+        for bad in [&value[..38], &[&value[..], &[0]].concat(), &[9; 39], b"SHA256:", b""] {
+            assert_eq!(InodeDigest::parse(bad), None);
+        }
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(crate) mod init {
     pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
     pub(crate) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(crate) const INIT_EXT: u64 = 1 << 30;
+    /// Files can be opened as other files.
+    pub(crate) const PASSTHROUGH: u64 = 1 << 37;
     pub(crate) const HAS_RESEND: u64 = 1 << 39;
     pub(crate) const OVER_IO_URING: u64 = 1 << 41;
 }
@@ -87,6 +89,7 @@ pub(crate) mod notify {
 pub(crate) const FOPEN_DIRECT_IO: u32 = 1 << 0;
 pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 pub(crate) const FOPEN_CACHE_DIR: u32 = 1 << 3;
+pub(crate) const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 
 pub(crate) const SEEK_DATA: u32 = 3;
 pub(crate) const SEEK_HOLE: u32 = 4;

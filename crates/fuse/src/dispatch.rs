@@ -11,11 +11,11 @@ use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::abi::{
-    FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, GetxattrOut, LseekOut, OpenOut, OutHeader, SEEK_DATA,
-    SEEK_HOLE,
+    FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH, GetxattrOut, LseekOut, OpenOut,
+    OutHeader, SEEK_DATA, SEEK_HOLE,
 };
 use crate::buffer::{PageBuffer, Room};
-use crate::fs::{Entry, Errno, ReadOnlyFs, ReadRequest, SPARE_LEN, Whence};
+use crate::fs::{Entry, Errno, OpenAs, ReadOnlyFs, ReadRequest, SPARE_LEN, Whence};
 use crate::reply::{self, DirWriter, Validity};
 use crate::request::{ForgetItems, Operation, Request, header, is_unanswered};
 
@@ -201,7 +201,11 @@ impl Dispatcher {
             Operation::Readdir { cookie, size, plus } => {
                 self.readdir(node, *cookie, *size, *plus, scratch)
             }
-            Operation::Release | Operation::Destroy => Ok(Body::Empty),
+            Operation::Release => {
+                self.fs.release(node);
+                Ok(Body::Empty)
+            }
+            Operation::Releasedir | Operation::Destroy => Ok(Body::Empty),
             Operation::Statfs => Ok(put(scratch, &reply::statfs_out(&self.fs.statfs()?))),
             Operation::Getxattr { name, size } => {
                 scratch.bytes.clear();
@@ -264,9 +268,11 @@ impl Dispatcher {
         if self.policy.no_open {
             return Err(Errno::NOSYS);
         }
-        self.fs.open(node)?;
-        let open_flags = self.policy.open_flags;
-        Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id: 0 }))
+        let (open_flags, backing_id) = match self.fs.open(node)? {
+            OpenAs::Itself => (self.policy.open_flags, 0),
+            OpenAs::Backing(id) => (FOPEN_PASSTHROUGH, id),
+        };
+        Ok(put(scratch, &OpenOut { fh: 0, open_flags, backing_id }))
     }
 
     fn opendir<R: Room>(&self, scratch: &mut Scratch<R>) -> Result<Body, Errno> {

@@ -268,6 +268,18 @@ impl ReadRequest {
     }
 }
 
+/// What an opened file reads from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenAs {
+    /// The file system: [`ReadOnlyFs::read`].
+    #[default]
+    Itself,
+    /// Another file, that of [`Backings::open`](crate::Backings::open): reading and mapping go there,
+    /// to its page cache. All who have a node open at a time must have the same.
+    Backing(i32),
+}
+
 /// A file system that never changes while it is served.
 ///
 /// Methods are called from several threads at once. Every method may block; the session starts
@@ -337,12 +349,18 @@ pub trait ReadOnlyFs: Send + Sync {
         let _ = (node, count);
     }
 
-    /// A file is opened. Only called when [`SessionConfig::zero_message_open`] is off, for
-    /// otherwise the kernel opens without asking.
+    /// A file is opened. Only called when [`SessionConfig::zero_message_open`] is off or
+    /// [`SessionConfig::passthrough`] on, for otherwise the kernel opens without asking.
     ///
     /// [`SessionConfig::zero_message_open`]: crate::SessionConfig::zero_message_open
-    fn open(&self, node: u64) -> Result<(), Errno> {
+    /// [`SessionConfig::passthrough`]: crate::SessionConfig::passthrough
+    fn open(&self, node: u64) -> Result<OpenAs, Errno> {
         let _ = node;
-        Ok(())
+        Ok(OpenAs::Itself)
+    }
+
+    /// A file that [`ReadOnlyFs::open`] was asked for is closed; once for each time.
+    fn release(&self, node: u64) {
+        let _ = node;
     }
 }

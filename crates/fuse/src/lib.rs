@@ -40,11 +40,11 @@ mod request;
 mod session;
 
 pub use fs::{
-    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, SPARE_LEN, StatFs,
-    Timestamp, Whence,
+    Attr, DirEntry, Entry, Errno, FileKind, OpenAs, ROOT_NODE, ReadOnlyFs, ReadRequest, SPARE_LEN,
+    StatFs, Timestamp, Whence,
 };
 pub use mount::{MountHow, Unmounter};
-pub use notify::{Notifier, Surplus, SurplusStats};
+pub use notify::{Backings, Notifier, Surplus, SurplusStats};
 pub use session::{
     Connection, Negotiated, RingObstacle, Session, SessionConfig, SessionError, SessionStats,
     Transport,

@@ -16,12 +16,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::abi::{NotifyInvalEntryOut, NotifyInvalInodeOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, notify};
+use crate::abi::{
+    NotifyInvalEntryOut, NotifyInvalInodeOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, notify,
+};
 use crate::session::Pool;
 
 /// Bytes stored by one message: while it is copied in, the kernel holds a lock of the mount.
@@ -107,8 +109,33 @@ impl Notifier {
         Ok(Surplus { handle: Arc::new(Handle { queue }) })
     }
 
+    /// Files that files of this session can be opened as.
+    pub fn backings(&self) -> Backings {
+        Backings { notifier: self.clone() }
+    }
+
     fn pool(&self) -> io::Result<Arc<Pool>> {
         self.pool.upgrade().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// Files that files of a session can be opened as. It does not keep the session alive.
+#[derive(Clone, Debug)]
+pub struct Backings {
+    notifier: Notifier,
+}
+
+impl Backings {
+    /// Gives `file` a number for [`OpenAs::Backing`](crate::OpenAs::Backing), until
+    /// [`Backings::close`]. What was opened by it stays open then. `file` must not lie on a file system
+    /// that lies on another (overlay, FUSE with passthrough).
+    pub fn open(&self, file: impl AsFd) -> io::Result<i32> {
+        ferrofs_linux::fuse_device::open_backing(self.notifier.pool()?.device(), file)
+    }
+
+    /// Takes back a number.
+    pub fn close(&self, id: i32) -> io::Result<()> {
+        ferrofs_linux::fuse_device::close_backing(self.notifier.pool()?.device(), id)
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) enum Operation<'a> {
         plus: bool,
     },
     Release,
+    Releasedir,
     Statfs,
     Getxattr {
         name: &'a [u8],
@@ -161,7 +162,8 @@ impl<'a> Arguments<'a> {
                 let plus = self.code == opcode::READDIRPLUS;
                 Operation::Readdir { cookie: read.offset, size: read.size, plus }
             }
-            opcode::RELEASE | opcode::RELEASEDIR => Operation::Release,
+            opcode::RELEASE => Operation::Release,
+            opcode::RELEASEDIR => Operation::Releasedir,
             opcode::STATFS => Operation::Statfs,
             opcode::GETXATTR => {
                 let (arguments, rest) = self.take::<GetxattrIn>()?;

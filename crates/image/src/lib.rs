@@ -51,6 +51,7 @@ pub use dir::{DirCursor, Directory, Entry};
 pub use error::{Error, Place, Result};
 pub use ferrofs_codec::{Algorithm, Corruption, DecodeError, Decoder};
 pub use ferrofs_format as format;
+pub use ferrofs_format::xattr::InodeDigest;
 pub use ferrofs_format::{BlockBits, Nid};
 pub use inode::Inode;
 pub use map::{Encoding, Extent, FileMap, Location, MapCursor, Pcluster, Source};

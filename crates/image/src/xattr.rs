@@ -3,10 +3,12 @@
 
 use crate::{Error, Image, Inode, Place, Result, Space};
 use ferrofs_format::features::{CompatFeatures, IncompatFeatures};
+use ferrofs_format::inode::FileType;
 use ferrofs_format::limits;
 use ferrofs_format::num::{u64_from_usize, usize_from_u32};
 use ferrofs_format::xattr::{
-    LONG_PREFIX_FLAG, LongPrefix, XattrBody, XattrEntry, base_prefix, filter_bit, split_name,
+    InodeDigest, LONG_PREFIX_FLAG, LongPrefix, XattrBody, XattrEntry, base_prefix, filter_bit,
+    split_name,
 };
 use std::collections::HashSet;
 
@@ -27,6 +29,8 @@ pub struct Xattr {
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes {
     table: Vec<LongPrefix>,
+    /// The one that names the inode digest.
+    digest: Option<usize>,
 }
 
 impl Prefixes {
@@ -38,7 +42,7 @@ impl Prefixes {
         let superblock = &image.superblock;
         let mut table = Vec::new();
         if !superblock.incompat.has(IncompatFeatures::XATTR_PREFIXES) {
-            return Ok(Self { table });
+            return Ok(Self { table, digest: None });
         }
         // format.md §6.4.
         let space = if superblock.compat.has(CompatFeatures::PLAIN_XATTR_PFX) {
@@ -62,7 +66,10 @@ impl Prefixes {
             table.push(prefix);
             offset = offset.saturating_add(u64_from_usize(len));
         }
-        Ok(Self { table })
+        // That it is in the table was checked with the superblock.
+        let digest = superblock.compat.has(CompatFeatures::ISHARE_XATTRS);
+        let digest = digest.then_some(usize::from(superblock.ishare_prefix_id));
+        Ok(Self { table, digest })
     }
 
     /// Built-in index and infix of an entry's index; `None`: the entry is to be ignored.
@@ -166,10 +173,33 @@ impl Image {
 
     /// One attribute by its full name. Consults the name filter first.
     pub fn xattr(&self, inode: &Inode, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let (base, rest) = split_name(name);
+        self.xattr_of(inode, base, rest)
+    }
+
+    /// The digest of a regular file's content that the image claims; nobody has compared it with
+    /// the content. `None` also if it is of a kind that is not known. format.md §6.5.
+    pub fn inode_digest(&self, inode: &Inode) -> Result<Option<InodeDigest>> {
+        let value = self.inode_digest_value(inode)?;
+        Ok(value.and_then(|value| InodeDigest::parse(&value)))
+    }
+
+    /// The same as it is stored, whatever that is.
+    pub fn inode_digest_value(&self, inode: &Inode) -> Result<Option<Vec<u8>>> {
+        let prefix = self.prefixes.digest.and_then(|number| self.prefixes.table.get(number));
+        match prefix {
+            Some(prefix) if inode.file_type == FileType::Regular && inode.size > 0 => {
+                self.xattr_of(inode, prefix.base_index, &prefix.infix)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// By built-in index, and what is behind its prefix.
+    fn xattr_of(&self, inode: &Inode, base: u8, rest: &[u8]) -> Result<Option<Vec<u8>>> {
         if inode.record.xattr_icount == 0 {
             return Ok(None);
         }
-        let (base, rest) = split_name(name);
         let body = self.xattr_body(inode)?;
         let filtered = self.superblock.compat.has(CompatFeatures::XATTR_FILTER)
             && self.superblock.xattr_filter_reserved == 0;

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod ofd;
+pub mod pagecache;
 pub mod process;
 pub mod psi;
 pub mod signals;
@@ -30,7 +31,8 @@ pub mod writeback;
 pub mod xattr;
 
 pub use fsmount::{
-    FsMount, MountError, MountFlags, MountStep, Parameter, mount_tree, probe_flag, probe_option, reconfigure,
+    FsMount, MountError, MountFlags, MountStep, Parameter, mount_tree, probe_flag, probe_option,
+    reconfigure,
 };
 pub use mount::{
     MountHow, MountRequest, Mounted, UnmountFlags, check_target, mount_erofs, mount_erofs_on_files,

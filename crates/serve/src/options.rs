@@ -417,9 +417,9 @@ impl MountOptions {
     /// An option that mounts in a domain do not have, if one was given.
     pub(crate) fn not_for_shared(&self) -> Option<String> {
         let kernel = self.kernel.first().map(|(name, _)| name.clone());
-        kernel.or_else(|| self.fuse_only.clone()).or_else(|| {
-            self.engine.strategy.map(|strategy| format!("cache_strategy={strategy}"))
-        })
+        kernel
+            .or_else(|| self.fuse_only.clone())
+            .or_else(|| self.engine.strategy.map(|strategy| format!("cache_strategy={strategy}")))
     }
 
     /// Why the kernel cannot honour these options.

@@ -3,29 +3,18 @@
 
 use super::Check;
 use crate::Code;
-use ferrofs_image::Inode;
-use ferrofs_image::format::features::CompatFeatures;
-use ferrofs_image::format::xattr::base_prefix;
+use ferrofs_image::{Inode, InodeDigest};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-const SCHEME: &[u8] = b"sha256:";
 const READ: usize = 1 << 20;
 
 impl Check<'_> {
     /// Compares a file with its digest, if it has one.
     pub(super) fn digest(&self, inode: &Inode) {
-        let superblock = self.image.superblock();
-        if !superblock.compat.has(CompatFeatures::ISHARE_XATTRS) {
-            return;
-        }
-        let prefixes = self.image.long_prefixes();
-        let Some(prefix) = prefixes.get(usize::from(superblock.ishare_prefix_id)) else { return };
-        let base = base_prefix(prefix.base_index).unwrap_or_default();
-        let name = [base, &prefix.infix].concat();
         // Errors were reported with the attributes.
-        let Ok(Some(value)) = self.image.xattr(inode, &name) else { return };
-        let Some(stored) = value.strip_prefix(SCHEME).filter(|digest| digest.len() == 32) else {
+        let Ok(Some(value)) = self.image.inode_digest_value(inode) else { return };
+        let Some(stored) = InodeDigest::parse(&value) else {
             let text = format!("{} bytes", value.len());
             return self.find(Code::DigestMalformed, Some(inode.nid), None, text);
         };
@@ -36,9 +25,9 @@ impl Check<'_> {
         // So were those of the content.
         let Ok(found) = self.hash(inode) else { return };
         if let Some(found) = found
-            && found != stored
+            && found != stored.bytes()[..]
         {
-            let text = format!("stored {}, content has {}", hex(stored), hex(&found));
+            let text = format!("stored {}, content has {}", hex(stored.bytes()), hex(&found));
             self.find(Code::DigestMismatch, Some(inode.nid), None, text);
         }
     }

@@ -186,6 +186,18 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PREFIX", help_heading = "Extended attributes")]
     pub(crate) xattr_prefix: Vec<String>,
 
+    /// Store the SHA-256 of each file in an attribute [default name: erofs.fingerprint.v1, which mounts
+    /// hide], by which Linux 7.0 and later keeps equal files in memory once (needs Linux 6.4)
+    #[arg(
+        long,
+        value_name = "NAME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "erofs.fingerprint.v1",
+        help_heading = "Extended attributes"
+    )]
+    pub(crate) inode_digest: Option<String>,
+
     /// Leave out the filters that spare kernels the search for attributes
     #[arg(long, help_heading = "Extended attributes")]
     pub(crate) no_xattr_filter: bool,

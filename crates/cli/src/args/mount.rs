@@ -127,9 +127,11 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["kernel", "fuse", "keeper", "foreground"])]
     pub(crate) share: Option<String>,
 
-    /// How: by one file system for all images, which decodes what is read (`superblock`), or by the
-    /// kernel's own page-cache sharing, which believes digests (`kernel`, Linux 7.0, images built with
-    /// --inode-digest). `auto` takes the kernel with --trust-digests where it can, else superblock
+    /// How. `passthrough` (Linux 6.9): each image is a file system of its own, whose files are opened as
+    /// those of one that holds contents, decoded when they are read; modes, owners and times may differ.
+    /// `superblock` (any kernel): one file system for all images; files are shared whose attributes are
+    /// equal, too. `kernel` (Linux 7.0, images built with --inode-digest, --trust-digests): the
+    /// kernel's own. `auto`: kernel if digests are trusted, else passthrough, else superblock
     #[arg(long, value_name = "MECHANISM", default_value = "auto", requires = "share")]
     pub(crate) share_by: ShareBy,
 
@@ -196,6 +198,7 @@ pub(crate) enum Method {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum ShareBy {
     Auto,
+    Passthrough,
     Superblock,
     Kernel,
 }

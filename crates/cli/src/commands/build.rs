@@ -112,6 +112,7 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         hints,
         first,
         chunks,
+        holes_from: defaults.holes_from,
         inline_tails: !args.no_inline_tails,
         inode_form: match args.inodes {
             InodesArg::Auto => InodeForm::Auto,
@@ -120,6 +121,7 @@ fn job(args: BuildArgs) -> anyhow::Result<Job> {
         },
         ignore_mtime: args.ignore_mtime,
         xattrs,
+        inode_digest: args.inode_digest.map(String::into_bytes),
         volume_name: args.label.into_bytes(),
         uuid: args.uuid.as_deref().map_or(Ok(Uuid::Auto), uuid)?,
         checksum: !args.no_checksum,

@@ -6,8 +6,8 @@ use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{
-    Chosen, FusePlan, Keeper, LazySpec, MountMethod, MountOptions, MountSpec, Outcome, ShareSpec,
-    WorkerLog,
+    Chosen, FusePlan, Keeper, LazySpec, Mechanism, MountMethod, MountOptions, MountSpec, Outcome,
+    ShareSpec, WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
 use std::ffi::OsStr;
@@ -164,6 +164,11 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         domain,
         trust_digests: args.trust_digests,
         keep_seconds: args.share_keep,
+        mechanism: match args.share_by {
+            ShareBy::Auto | ShareBy::Kernel => Mechanism::Auto,
+            ShareBy::Superblock => Mechanism::Superblock,
+            ShareBy::Passthrough => Mechanism::Passthrough,
+        },
     });
     let running = Running {
         program: "ferrofs",
@@ -187,7 +192,7 @@ fn mount_shared(
 ) -> anyhow::Result<u8> {
     spec.log = running.worker_log();
     let by_kernel = match by {
-        ShareBy::Superblock => false,
+        ShareBy::Superblock | ShareBy::Passthrough => false,
         ShareBy::Kernel => true,
         ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
     };

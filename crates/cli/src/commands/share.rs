@@ -55,11 +55,19 @@ fn show(out: &mut Out, stats: &DomainStats) -> io::Result<()> {
         size::show(stats.mapped_bytes),
         size::show(stats.saved_bytes)
     )?;
+    if let Some(bytes) = stats.memory_bytes {
+        writeln!(out, "in memory  {} of shared contents, each once", size::show(bytes))?;
+    }
     if stats.differing_bytes > 0 {
         let more = size::show(stats.differing_bytes);
         writeln!(out, "not shared {more} of equal content with other attributes")?;
     }
-    writeln!(out, "caches     {}, kept for {} s", size::show(stats.cache_bytes), stats.keep_seconds)?;
+    writeln!(
+        out,
+        "caches     {}, kept for {} s",
+        size::show(stats.cache_bytes),
+        stats.keep_seconds
+    )?;
     for image in &stats.images {
         let DomainImage { number, image: path, targets, lies, fetched_bytes, .. } = image;
         writeln!(out, "image {number}    {}", path.display())?;

@@ -9,6 +9,7 @@ mod lazy;
 mod look;
 mod mount;
 mod personality;
+mod share;
 mod soak;
 mod survive;
 mod trace;

@@ -65,6 +65,10 @@ pub struct SessionConfig {
     /// Files are read past the page cache: each read is a request, and nothing is kept. For files
     /// that another file system is on, which has a page cache of its own.
     pub direct_io: bool,
+    /// Files may be opened as other files, which their file system says for each
+    /// ([`OpenAs::Backing`](crate::OpenAs::Backing)): so each opening is asked for. Linux 6.9 and root;
+    /// [`Negotiated::can_pass_through`](crate::Negotiated::can_pass_through) tells whether it works.
+    pub passthrough: bool,
     /// Deliver attributes with directory entries.
     pub readdirplus: bool,
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
@@ -99,6 +103,7 @@ impl Default for SessionConfig {
             posix_acl: true,
             zero_message_open: true,
             direct_io: false,
+            passthrough: false,
             readdirplus: true,
             clone_fd: false,
             nosuid: true,

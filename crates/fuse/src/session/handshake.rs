@@ -48,6 +48,11 @@ impl Negotiated {
         self.flags & init::OVER_IO_URING != 0
     }
 
+    /// Whether files can be opened as other files ([`Backings`](crate::Backings)).
+    pub fn can_pass_through(&self) -> bool {
+        self.flags & init::PASSTHROUGH != 0
+    }
+
     /// Whether the kernel sends requests again that somebody read and never answered: without
     /// that, readers whose server died wait for ever, though another one goes on.
     pub fn can_resend(&self) -> bool {
@@ -60,7 +65,7 @@ impl Negotiated {
             entry_valid: Validity::from(config.entry_timeout),
             attr_valid: Validity::from(config.attr_timeout),
             negative_valid: Validity::from(config.negative_timeout),
-            no_open: !config.direct_io && has(init::NO_OPEN_SUPPORT),
+            no_open: !config.direct_io && !config.passthrough && has(init::NO_OPEN_SUPPORT),
             open_flags: if config.direct_io { FOPEN_DIRECT_IO } else { FOPEN_KEEP_CACHE },
             no_opendir: has(init::NO_OPENDIR_SUPPORT),
             reply_max: self.max_read,
@@ -181,6 +186,9 @@ pub(super) fn negotiate(
     if config.zero_message_open {
         wanted |= init::NO_OPEN_SUPPORT | init::NO_OPENDIR_SUPPORT;
     }
+    if config.passthrough {
+        wanted |= init::PASSTHROUGH;
+    }
     if host.ring {
         wanted |= init::OVER_IO_URING;
     }
@@ -201,7 +209,8 @@ pub(super) fn negotiate(
         max_pages: pages as u16,
         map_alignment: 0,
         flags2: (flags >> 32) as u32,
-        max_stack_depth: 0,
+        // The files opened instead are on file systems that lie on no other.
+        max_stack_depth: u32::from(flags & init::PASSTHROUGH != 0),
         request_timeout: 0,
         unused: [0; 11],
     };

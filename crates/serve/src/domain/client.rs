@@ -5,7 +5,7 @@
 
 use super::daemon::DOMAIN_COMMAND;
 use super::member::MemberSpec;
-use super::message::{Added, DomainCommand, DomainSpec, DomainStats, ask};
+use super::message::{Added, DomainCommand, DomainSpec, DomainStats, Mechanism, ask};
 use crate::control::{connect, folder_of_root, make_folder};
 use crate::{Chosen, Error, Method, MountSpec, Result};
 use ferrofs_linux::UnmountFlags;
@@ -27,6 +27,8 @@ pub const KEEP_SECONDS: u64 = 600;
 pub struct ShareSpec {
     /// Name of the domain: whose images trust each other.
     pub domain: String,
+    /// How; a domain has one mechanism for all its images.
+    pub mechanism: Mechanism,
     /// Believe the digests of images.
     pub trust_digests: bool,
     /// How long caches are kept of images that are not mounted any more; [`KEEP_SECONDS`] at first.
@@ -51,47 +53,49 @@ pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
     let lock = File::create(folder.join("lock")).map_err(fail("lock the domain"))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|errno| fail("lock the domain")(errno.into()))?;
-    let stream = match connect(&folder.join("socket")) {
-        Ok(stream) => stream,
-        Err(_) => begin(spec, share, &folder)?,
-    };
     let keep_seconds = share.keep_seconds;
     let command = DomainCommand::Add {
         image: Box::new(image),
+        mechanism: share.mechanism,
         trust: share.trust_digests,
         keep_seconds,
     };
-    let added: Added = ask(&stream, &folder, &command)?;
+    let running = connect(&folder.join("socket"));
+    let asked = running.ok().map(|stream| ask(&stream, &folder, &command));
+    let added: Added = match asked {
+        // It was about to end.
+        None | Some(Err(Error::NoServer { .. })) => {
+            ask(&begin(spec, share, &folder)?, &folder, &command)?
+        }
+        Some(answer) => answer?,
+    };
     drop(lock);
-    let tree = folder.join("tree").join(added.slot.to_string());
+    let tree = folder.join(&added.tree);
     ferrofs_linux::mount_tree(&tree, &spec.target, spec.options.kernel_flags())?;
     Ok(Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) })
 }
 
 fn describe(added: &Added) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let mut text = format!(
-        "by FUSE, one superblock for its {} image{}; equal files are one in memory",
-        added.images,
-        if added.images == 1 { "" } else { "s" }
-    );
+    let how = match added.stats.mechanism {
+        Mechanism::Passthrough => "FUSE passthrough to one file for each content",
+        _ => "one FUSE superblock, in which equal files are one",
+    };
+    let plural = if added.images == 1 { "" } else { "s" };
+    let mut text = format!("{how}, for its {} image{plural}", added.images);
     if added.again {
         text.push_str("; this image was there before, with its cache");
     }
     if added.stats.differing_bytes > 0 {
-        text.push_str(&format!(
-            "; {:.1} MiB are equal but differ in mode, owner, time or attributes and are not shared \
-             (--share-by overlay shares them)",
-            mib(added.stats.differing_bytes)
-        ));
+        let more = mib(added.stats.differing_bytes);
+        text += &format!("; {more:.1} MiB are equal but for mode, owner, time or attributes");
     }
     text
 }
 
 fn member_spec(spec: &MountSpec) -> Result<MemberSpec> {
     let absolute = |path: &PathBuf| {
-        std::path::absolute(path)
-            .map_err(|error| Error::Open { path: path.clone(), error })
+        std::path::absolute(path).map_err(|error| Error::Open { path: path.clone(), error })
     };
     if let Some(lazy) = &spec.lazy {
         let image = PathBuf::from(&lazy.location);
@@ -131,9 +135,9 @@ fn folder_of(domain: &str) -> Result<PathBuf> {
 fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStream> {
     let fail = |doing| move |error| Error::Io { doing, error };
     // What a server left behind that was killed.
-    let tree = folder.join("tree");
-    while ferrofs_linux::mountinfo::find(&tree).is_ok_and(|mount| mount.is_some()) {
-        ferrofs_linux::unmount(&tree, UnmountFlags { lazy: true, force: false })?;
+    let left = ferrofs_linux::mountinfo::find_under(folder);
+    for mount in left.map_err(fail("read the list of mounts"))? {
+        ferrofs_linux::unmount(&mount.target, UnmountFlags { lazy: true, force: false })?;
     }
     let mut child = Command::new("/proc/self/exe")
         .arg(DOMAIN_COMMAND)
@@ -146,6 +150,7 @@ fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStrea
     let told = DomainSpec {
         name: share.domain.clone(),
         folder: folder.to_owned(),
+        mechanism: share.mechanism,
         trust: share.trust_digests,
         keep_seconds: share.keep_seconds.unwrap_or(KEEP_SECONDS),
         cache_bytes: spec.options.engine_config().cache_bytes,
@@ -164,7 +169,8 @@ fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStrea
         let message = format!("the domain's server did not start: {said}");
         return Err(Error::Refused { message });
     }
-    connect(&folder.join("socket")).map_err(|error| Error::NoServer { path: folder.to_owned(), error })
+    connect(&folder.join("socket"))
+        .map_err(|error| Error::NoServer { path: folder.to_owned(), error })
 }
 
 /// The domains that have a server now, with what they share.
@@ -177,7 +183,11 @@ pub fn domains_running() -> Result<Vec<DomainStats>> {
     for entry in std::fs::read_dir(domains()?).map_err(fail)? {
         let folder = entry.map_err(fail)?.path();
         let Ok(stream) = connect(&folder.join("socket")) else { continue };
-        found.push(ask(&stream, &folder, &DomainCommand::Stats)?);
+        match ask(&stream, &folder, &DomainCommand::Stats { memory: false }) {
+            Ok(stats) => found.push(stats),
+            // It has just ended, or is of another version: no reason to hide the others.
+            Err(error) => tracing::warn!(folder = %folder.display(), %error, "a domain is silent"),
+        }
     }
     found.sort_by(|one: &DomainStats, other| one.domain.cmp(&other.domain));
     Ok(found)
@@ -197,7 +207,7 @@ fn server(domain: &str) -> Result<(UnixStream, PathBuf)> {
 /// What a domain shares.
 pub fn domain_stats(domain: &str) -> Result<DomainStats> {
     let (stream, folder) = server(domain)?;
-    ask(&stream, &folder, &DomainCommand::Stats)
+    ask(&stream, &folder, &DomainCommand::Stats { memory: true })
 }
 
 /// Ends a domain of which nothing is mounted, and so its cache.

@@ -7,7 +7,8 @@
 
 use super::fs::DomainFs;
 use super::member::{Member, MemberSpec};
-use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats};
+use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism};
+use super::view::{ViewServer, probe};
 use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
 use crate::{EngineConfig, Error, MountOptions, Result, lazy};
 use ferrofs_fuse::{ROOT_NODE, Session};
@@ -44,9 +45,17 @@ struct Domain {
     keep_seconds: AtomicU64,
     /// The number of the next image. Locked while one joins or leaves.
     next: Mutex<u16>,
-    /// When images were last seen mounted.
-    seen: Mutex<BTreeMap<u16, Instant>>,
+    /// When images were last seen mounted, or joined and were not seen yet.
+    seen: Mutex<BTreeMap<u16, Seen>>,
     clients: AtomicUsize,
+    /// Images that are file systems of their own.
+    views: Mutex<BTreeMap<u16, ViewServer>>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    at: Instant,
+    mounted: bool,
 }
 
 /// Serves a domain, as told on the standard input; says on the standard output when it can be used.
@@ -84,7 +93,13 @@ impl Domain {
         rustix::process::setsid().map_err(|errno| fail("leave the terminal")(errno.into()))?;
         let tree = spec.folder.join("tree");
         make_folder(&tree).map_err(fail("make the domain's folder"))?;
-        let fs = Arc::new(DomainFs::new(spec.trust));
+        let mut spec = spec;
+        if spec.mechanism == Mechanism::Auto {
+            let works = probe(&tree);
+            spec.mechanism = if works { Mechanism::Passthrough } else { Mechanism::Superblock };
+        }
+        let by_content = spec.mechanism == Mechanism::Passthrough;
+        let fs = Arc::new(DomainFs::new(spec.trust, by_content));
         let config = MountOptions::default().session(&format!("ferrofs-domain:{}", spec.name));
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
@@ -108,6 +123,7 @@ impl Domain {
             next: Mutex::new(1),
             seen: Mutex::default(),
             clients: AtomicUsize::new(0),
+            views: Mutex::default(),
         };
         Ok((Arc::new(domain), listener))
     }
@@ -174,7 +190,13 @@ impl Domain {
             let mut reader = io::BufReader::new((&stream).take(LINE_MAX as u64));
             reader.read_until(b'\n', &mut line)
         };
-        if limits.and_then(|()| { let mut read = read; read() }).is_err() {
+        if limits
+            .and_then(|()| {
+                let mut read = read;
+                read()
+            })
+            .is_err()
+        {
             return;
         }
         let mut stop = false;
@@ -183,7 +205,8 @@ impl Domain {
             Ok(value) => (Some(value), None),
             Err(Refusal(text)) => (None, Some(text)),
         };
-        let mut answer = serde_json::to_vec(&Reply { version: VERSION, ok, error }).unwrap_or_default();
+        let mut answer =
+            serde_json::to_vec(&Reply { version: VERSION, ok, error }).unwrap_or_default();
         answer.push(b'\n');
         // A client that has gone needs no answer.
         let _ = stream.write_all(&answer);
@@ -193,17 +216,24 @@ impl Domain {
         }
     }
 
-    fn execute(&self, line: &[u8], stop: &mut bool) -> std::result::Result<serde_json::Value, Refusal> {
-        let refuse = |error: serde_json::Error| {
-            Refusal(format!("the request is not understood: {error}"))
-        };
+    fn execute(
+        &self,
+        line: &[u8],
+        stop: &mut bool,
+    ) -> std::result::Result<serde_json::Value, Refusal> {
+        let refuse =
+            |error: serde_json::Error| Refusal(format!("the request is not understood: {error}"));
         let request: Request = serde_json::from_slice(line).map_err(refuse)?;
         if request.version != VERSION {
             let text = format!("version {} is asked for; this is {VERSION}", request.version);
             return Err(Refusal(text));
         }
         match serde_json::from_value(request.command).map_err(refuse)? {
-            DomainCommand::Stats => serde_json::to_value(self.stats()).map_err(refuse),
+            DomainCommand::Stats { memory } => {
+                let mut stats = self.stats();
+                stats.memory_bytes = memory.then(|| self.memory_bytes());
+                serde_json::to_value(stats).map_err(refuse)
+            }
             DomainCommand::Stop => {
                 let mounted = self.mounted();
                 if !mounted.is_empty() {
@@ -213,7 +243,11 @@ impl Domain {
                 *stop = true;
                 Ok(serde_json::Value::Null)
             }
-            DomainCommand::Add { image, trust, keep_seconds } => {
+            DomainCommand::Add { image, mechanism, trust, keep_seconds } => {
+                if mechanism != Mechanism::Auto && mechanism != self.spec.mechanism {
+                    let text = format!("the domain shares by {}", self.spec.mechanism);
+                    return Err(Refusal(text));
+                }
                 if trust != self.spec.trust {
                     let text = "the domain was begun with the other choice of --trust-digests";
                     return Err(Refusal(String::from(text)));
@@ -227,18 +261,18 @@ impl Domain {
         }
     }
 
-    fn see(&self, slot: u16) {
+    fn see(&self, slot: u16, mounted: bool) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(slot, Instant::now());
+        seen.insert(slot, Seen { at: Instant::now(), mounted });
     }
 
     fn add(&self, image: MemberSpec) -> Result<Added> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.fs.members();
         if let Some(member) = members.iter().find(|member| member.is(&image)) {
-            self.see(member.slot);
-            let (slot, images) = (member.slot, members.len());
-            return Ok(Added { slot, again: true, images, stats: self.stats() });
+            self.see(member.slot, false);
+            let (tree, images) = (self.tree_of(member.slot), members.len());
+            return Ok(Added { tree, again: true, images, stats: self.stats() });
         }
         let slot = *next;
         let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
@@ -259,16 +293,74 @@ impl Domain {
             let thread = std::thread::Builder::new().name(String::from("count"));
             thread.spawn(move || count(&fs, &member)).map_err(fail)?;
         }
-        self.fs.add(member);
-        self.see(slot);
+        self.fs.add(Arc::clone(&member));
+        if self.spec.mechanism == Mechanism::Passthrough
+            && let Err(error) = self.view(&member)
+        {
+            self.fs.remove(slot);
+            return Err(error);
+        }
+        // Whoever looked for it before got told that there is none, and the kernel remembers.
+        let _ = self.session.notifier().inval_entry(ROOT_NODE, slot.to_string().as_bytes());
+        self.see(slot, false);
         let images = members.len() + 1;
-        Ok(Added { slot, again: false, images, stats: self.stats() })
+        Ok(Added { tree: self.tree_of(slot), again: false, images, stats: self.stats() })
+    }
+
+    /// What is to be mounted of an image, from the domain's folder on.
+    fn tree_of(&self, slot: u16) -> PathBuf {
+        match self.spec.mechanism {
+            Mechanism::Passthrough => PathBuf::from(format!("image-{slot}")),
+            _ => PathBuf::from("tree").join(slot.to_string()),
+        }
+    }
+
+    /// Makes an image a file system of its own.
+    fn view(&self, member: &Arc<Member>) -> Result<()> {
+        let target = self.spec.folder.join(self.tree_of(member.slot));
+        let fail = |error| Error::Io { doing: "make the image's folder", error };
+        make_folder(&target).map_err(fail)?;
+        let (fs, member) = (Arc::clone(&self.fs), Arc::clone(member));
+        let slot = member.slot;
+        let view = ViewServer::start(fs, member, self.spec.folder.join("tree"), &target)?;
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, view);
+        Ok(())
+    }
+
+    /// Has an image forgotten by the kernel as far as nobody uses it; whether nobody does.
+    fn let_go(&self, member: &Member) -> bool {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(view) = views.get(&member.slot) else {
+            drop(views);
+            // Not there any more if the kernel had to make room.
+            let name = member.slot.to_string();
+            let _ = self.session.notifier().inval_entry(ROOT_NODE, name.as_bytes());
+            return member.root_references.load(Ordering::Relaxed) == 0;
+        };
+        if !view.end() {
+            return false;
+        }
+        views.remove(&member.slot);
+        // If it cannot go it is in nobody's way.
+        let _ = std::fs::remove_dir(self.spec.folder.join(self.tree_of(member.slot)));
+        true
     }
 
     /// Where images are mounted, as far as this mount namespace shows.
     fn mounted(&self) -> BTreeMap<u16, Vec<PathBuf>> {
         let mut mounted: BTreeMap<u16, Vec<PathBuf>> = BTreeMap::new();
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = |device| {
+            views.iter().find(|(_, view)| view.device() == Some(device)).map(|(slot, _)| *slot)
+        };
         for entry in mountinfo::read().unwrap_or_default() {
+            if entry.target.starts_with(&self.spec.folder) {
+                continue;
+            }
+            if let Some(slot) = view(entry.device) {
+                mounted.entry(slot).or_default().push(entry.target);
+                continue;
+            }
             if Some(entry.device) != self.device {
                 continue;
             }
@@ -284,7 +376,7 @@ impl Domain {
     /// Lets images go that have not been mounted for long enough; whether none is left.
     fn look(&self) -> bool {
         for slot in self.mounted().into_keys() {
-            self.see(slot);
+            self.see(slot, true);
         }
         let keep = Duration::from_secs(self.keep_seconds.load(Ordering::Relaxed));
         // Nobody joins meanwhile.
@@ -292,17 +384,15 @@ impl Domain {
         let members = self.fs.members();
         for member in &members {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let since = seen.get(&member.slot).map_or(Duration::ZERO, Instant::elapsed);
+            let Some(Seen { at, mounted }) = seen.get(&member.slot).copied() else { continue };
             drop(seen);
             // Who has just joined is about to be mounted.
-            let keep = if member.added.elapsed() < JOIN_TIME { JOIN_TIME } else { keep };
+            let keep = if mounted { keep } else { keep.max(JOIN_TIME) };
+            let since = at.elapsed();
             if since < keep {
                 continue;
             }
-            // Not there any more if the kernel had to make room.
-            let name = member.slot.to_string();
-            let _ = self.session.notifier().inval_entry(ROOT_NODE, name.as_bytes());
-            if member.root_references.load(Ordering::Relaxed) == 0 {
+            if self.let_go(member) {
                 self.fs.remove(member.slot);
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
             }
@@ -312,18 +402,36 @@ impl Domain {
 
     /// Ends the process.
     fn end(&self) -> ! {
+        // If it cannot go, the next server replaces it.
+        let _ = std::fs::remove_file(self.spec.folder.join("socket"));
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        for view in views.values() {
+            view.end();
+        }
         if let Some(unmounter) = self.session.unmounter() {
             // Nothing is mounted from it any more; whoever looks at its folder has lost.
             let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
         }
-        // If it cannot go, the next server replaces it.
-        let _ = std::fs::remove_file(self.spec.folder.join("socket"));
         std::process::exit(0)
+    }
+
+    /// What the kernel has in memory of shared contents.
+    fn memory_bytes(&self) -> u64 {
+        let tree = self.spec.folder.join("tree");
+        let cached = |node: u64| {
+            let file = std::fs::File::open(tree.join(DomainFs::name_of(node))).ok()?;
+            ferrofs_linux::pagecache::cached_bytes(&file).ok()
+        };
+        // What cannot be opened has left a moment ago.
+        self.fs.sharing.nodes().into_iter().filter_map(cached).sum()
     }
 
     fn stats(&self) -> DomainStats {
         let sharing = self.fs.sharing.stats();
         let mut targets = self.mounted();
+        for slot in targets.keys() {
+            self.see(*slot, true);
+        }
         let members = self.fs.members();
         let images = members.iter().map(|member| DomainImage {
             number: member.slot,
@@ -333,13 +441,14 @@ impl Domain {
             lies: member.lies.load(Ordering::Relaxed),
             fetched_bytes: lazy::stats(&member.blobs).fetched_bytes,
         });
+        let device_bytes = members.iter().map(|member| member.fs.engine().stats().device_bytes);
         let cached = members.iter().map(|member| {
             let stats = member.fs.engine().stats();
             stats.extent_cache_bytes + stats.page_cache_bytes + stats.encoded_cache_bytes
         });
         DomainStats {
             domain: self.spec.name.clone(),
-            mechanism: String::from("superblock"),
+            mechanism: self.spec.mechanism,
             pid: std::process::id(),
             trusts_digests: self.spec.trust,
             keep_seconds: self.keep_seconds.load(Ordering::Relaxed),
@@ -347,6 +456,8 @@ impl Domain {
             files: sharing.files,
             mapped_bytes: sharing.mapped_bytes,
             saved_bytes: sharing.saved_bytes,
+            memory_bytes: None,
+            device_bytes: device_bytes.sum(),
             differing_bytes: sharing.differing_bytes,
             hashed_bytes: sharing.hashed_bytes,
             cache_bytes: cached.sum(),

@@ -31,8 +31,9 @@ enum Place {
 }
 
 impl DomainFs {
-    pub(crate) fn new(trust: bool) -> Self {
-        Self { members: RwLock::default(), sharing: Sharing::new(trust) }
+    /// With `by_content` files of other attributes are one node, too: nobody looks at them here.
+    pub(crate) fn new(trust: bool, by_content: bool) -> Self {
+        Self { members: RwLock::default(), sharing: Sharing::new(trust, by_content) }
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
@@ -83,7 +84,26 @@ impl DomainFs {
         member.root_references.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The name in the topmost folder by which the server itself finds a file. It is not listed.
+    pub(crate) fn name_of(node: u64) -> String {
+        format!("node-{node:016x}")
+    }
+
+    fn lookup_node(&self, name: &[u8]) -> Option<Entry> {
+        let hex = str::from_utf8(name.strip_prefix(b"node-")?).ok()?;
+        let node = u64::from_str_radix(hex, 16).ok()?;
+        if Self::name_of(node).as_bytes() != name || node == ROOT_NODE {
+            return None;
+        }
+        let attr = self.getattr(node).ok()?;
+        let regular = FileKind::from_mode(attr.mode) == FileKind::Regular;
+        regular.then_some(Entry { node, attr })
+    }
+
     fn lookup_image(&self, name: &[u8]) -> Result<Entry, Errno> {
+        if let Some(entry) = self.lookup_node(name) {
+            return Ok(entry);
+        }
         let slot: Option<u16> = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
         let member = slot.and_then(|slot| self.member(slot).ok()).ok_or(Errno::NOENT)?;
         // One name only: no plus sign, no zeros in front.
@@ -141,9 +161,7 @@ impl ReadOnlyFs for DomainFs {
     fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
         match self.place(read.node)? {
             Place::Shared(file) => file.read(read, buf),
-            Place::Own(member, nid) => {
-                member.fs.read(&read.of_node(member.inner(nid)), buf)
-            }
+            Place::Own(member, nid) => member.fs.read(&read.of_node(member.inner(nid)), buf),
         }
     }
 
@@ -211,7 +229,8 @@ impl ReadOnlyFs for DomainFs {
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
-        let mut sum = StatFs { block_size: 4096, fragment_size: 4096, name_max: 255, ..StatFs::default() };
+        let mut sum =
+            StatFs { block_size: 4096, fragment_size: 4096, name_max: 255, ..StatFs::default() };
         for member in self.members() {
             let one = member.fs.statfs()?;
             let bytes = one.blocks.saturating_mul(one.block_size.into());

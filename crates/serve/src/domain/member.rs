@@ -2,7 +2,7 @@
 //! One image of a domain.
 
 use crate::lazy::LazyImage;
-use crate::{Error, ErofsFs, ImageFiles, LazySpec, Patience, Result, nid_of, node_of};
+use crate::{ErofsFs, Error, ImageFiles, LazySpec, Patience, Result, nid_of, node_of};
 use ferrofs_engine::EngineConfig;
 use ferrofs_fuse::{Attr, Errno, ReadOnlyFs};
 use ferrofs_image::{Image, Nid};
@@ -64,15 +64,12 @@ pub(crate) struct Member {
 impl Member {
     /// Opens an image as number `slot`.
     pub(crate) fn open(slot: u16, spec: MemberSpec, config: EngineConfig) -> Result<Self> {
-        let (image, files, blobs) = match &spec.lazy {
-            Some(lazy) => {
-                let LazyImage { image, blobs, .. } = lazy.open(Patience::Hard, Policy::default())?;
-                (image, Vec::new(), blobs)
-            }
-            None => {
-                let (image, files) = open_files(&spec)?;
-                (image, files, Vec::new())
-            }
+        let (image, files, blobs) = if let Some(lazy) = &spec.lazy {
+            let LazyImage { image, blobs, .. } = lazy.open(Patience::Hard, Policy::default())?;
+            (image, Vec::new(), blobs)
+        } else {
+            let (image, files) = open_files(&spec)?;
+            (image, files, Vec::new())
         };
         let fail = |error| Error::Open { path: spec.image.clone(), error };
         let identity = Identity::of(&files).map_err(fail)?;
@@ -162,8 +159,7 @@ fn open_files(spec: &MemberSpec) -> Result<(Image, Vec<File>)> {
     let mut files = Vec::new();
     let mut paths = Vec::new();
     for path in std::iter::once(&spec.image).chain(&spec.devices) {
-        let file =
-            File::open(path).map_err(|error| Error::Open { path: path.clone(), error })?;
+        let file = File::open(path).map_err(|error| Error::Open { path: path.clone(), error })?;
         paths.push(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
         files.push(file);
     }

@@ -15,11 +15,37 @@ const ANSWER_MAX: u64 = 1 << 20;
 /// How long an answer may take: an image may have to be found and its files be counted.
 const ANSWER_TIME: Duration = Duration::from_secs(300);
 
+/// How the images of a domain share memory.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// The best that this machine has.
+    #[default]
+    Auto,
+    /// One FUSE file system, whose parts images are: equal files of equal attributes are one.
+    Superblock,
+    /// A FUSE file system for each image, which passes through to one that holds contents: equal
+    /// files are one, whatever their attributes. Linux 6.9.
+    Passthrough,
+}
+
+impl std::fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Superblock => "superblock",
+            Self::Passthrough => "passthrough",
+        })
+    }
+}
+
 /// How a domain is served; told once, when its server begins.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct DomainSpec {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
+    pub(crate) mechanism: Mechanism,
     /// What images say of their content is believed.
     pub(crate) trust: bool,
     /// How long an image's cache is kept when it is not mounted any more.
@@ -33,9 +59,9 @@ pub(crate) struct DomainSpec {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum DomainCommand {
     /// An image joins: answered with [`Added`].
-    Add { image: Box<MemberSpec>, trust: bool, keep_seconds: Option<u64> },
-    /// Answered with [`DomainStats`].
-    Stats,
+    Add { image: Box<MemberSpec>, mechanism: Mechanism, trust: bool, keep_seconds: Option<u64> },
+    /// Answered with [`DomainStats`]; with `memory`, what the page cache has is counted, too.
+    Stats { memory: bool },
     /// Ends, unless an image is mounted.
     Stop,
 }
@@ -43,7 +69,8 @@ pub(crate) enum DomainCommand {
 /// An image is in the domain.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Added {
-    pub(crate) slot: u16,
+    /// What is to be mounted, from the domain's folder on.
+    pub(crate) tree: PathBuf,
     /// It was there already, with whatever is in memory of it.
     pub(crate) again: bool,
     pub(crate) images: usize,
@@ -77,7 +104,7 @@ pub struct DomainStats {
     /// Its name.
     pub domain: String,
     /// How it shares.
-    pub mechanism: String,
+    pub mechanism: Mechanism,
     /// Its server.
     pub pid: u32,
     /// Whether digests of images are believed.
@@ -92,6 +119,10 @@ pub struct DomainStats {
     pub mapped_bytes: u64,
     /// Bytes of memory that they take less than alone, if all is in memory.
     pub saved_bytes: u64,
+    /// Bytes of shared contents that the kernel's page cache holds now, each once; if asked for.
+    pub memory_bytes: Option<u64>,
+    /// Bytes that were read from images and devices.
+    pub device_bytes: u64,
     /// Bytes that more could be saved if modes, owners and times were equal, too.
     pub differing_bytes: u64,
     /// Bytes that were hashed before they were shared.
@@ -113,8 +144,8 @@ pub(crate) fn ask<T: for<'a> Deserialize<'a>>(
     stream.set_read_timeout(Some(ANSWER_TIME)).map_err(fail)?;
     stream.set_write_timeout(Some(ANSWER_TIME)).map_err(fail)?;
     let command = serde_json::to_value(command).map_err(|_| Error::Answer)?;
-    let mut line = serde_json::to_vec(&Request { version: VERSION, command })
-        .map_err(|_| Error::Answer)?;
+    let mut line =
+        serde_json::to_vec(&Request { version: VERSION, command }).map_err(|_| Error::Answer)?;
     line.push(b'\n');
     let mut stream = stream;
     stream.write_all(&line).map_err(fail)?;

@@ -3,8 +3,10 @@
 //!
 //! One FUSE file system holds all images of a domain, and files of equal content and equal attributes
 //! are one node in it, so one in the page cache, whatever images, codecs and layouts they come from.
-//! Each image is mounted where the user wants it as a part of that file system. The modules:
-//! `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
+//! An image is mounted where the user wants it as a part of that file
+//! system ([`Mechanism::Superblock`]), or as a file system of its own whose files are opened as those of
+//! the first (`view`, [`Mechanism::Passthrough`]), which shares content of other attributes, too. The
+//! modules: `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
 //! what is one node, `shared` reads it, `member` is an image.
 //!
 //! Invariants: domains are processes and file systems of their own, so nothing is shared between
@@ -19,9 +21,10 @@ mod message;
 mod nodes;
 mod shared;
 mod sharing;
+mod view;
 
 pub use client::{
     KEEP_SECONDS, ShareSpec, domain_stats, domains_running, mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
-pub use message::{DomainImage, DomainStats};
+pub use message::{DomainImage, DomainStats, Mechanism};

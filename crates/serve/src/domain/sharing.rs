@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What two files must have in common besides content to be one node.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Attributes {
     mode: u16,
     uid: u32,
@@ -63,6 +63,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Sharing {
     trust: bool,
+    /// Attributes do not count.
+    by_content: bool,
     state: Mutex<State>,
     hashed_bytes: AtomicU64,
 }
@@ -80,12 +82,8 @@ pub(crate) struct SharingStats {
 }
 
 impl Sharing {
-    pub(crate) fn new(trust: bool) -> Self {
-        Self {
-            trust,
-            state: Mutex::default(),
-            hashed_bytes: AtomicU64::new(0),
-        }
+    pub(crate) fn new(trust: bool, by_content: bool) -> Self {
+        Self { trust, by_content, state: Mutex::default(), hashed_bytes: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,6 +95,11 @@ impl Sharing {
         self.lock().nodes.get(&node).cloned()
     }
 
+    /// The nodes of shared files.
+    pub(crate) fn nodes(&self) -> Vec<u64> {
+        self.lock().nodes.keys().copied().collect()
+    }
+
     /// Takes note of a regular file, so that others can be compared with it.
     pub(crate) fn note(&self, member: &Arc<Member>, inode: &Inode) -> Result<(), Errno> {
         if inode.size == 0 || self.lock().files.contains_key(&member.id(inode.nid)) {
@@ -106,7 +109,11 @@ impl Sharing {
         let image = member.image();
         let known = Known {
             member: Arc::clone(member),
-            attributes: attributes(member, inode).map_err(fail)?,
+            attributes: if self.by_content {
+                Attributes::default()
+            } else {
+                attributes(member, inode).map_err(fail)?
+            },
             claim: claim(image, inode).map_err(fail)?,
             proof: Arc::default(),
         };

@@ -205,6 +205,10 @@ impl Parsed {
             "exclude-path" => self.exclude_paths.push(path()),
             "exclude-regex" => self.exclude_patterns.push(as_text()?.to_owned()),
             "hard-dereference" => self.hard_dereference = true,
+            "xattr-inode-digest" => {
+                let name = value.map_or(BuildOptions::DIGEST_NAME, OsStr::as_bytes);
+                self.options.inode_digest = Some(name.to_vec());
+            }
             "ignore-mtime" => self.options.ignore_mtime = true,
             "preserve-mtime" => self.options.ignore_mtime = false,
             "zfeature-bits" => match as_number()? {
@@ -348,6 +352,16 @@ mod tests {
         assert!(matches!(request.job.walk.times, ferrofs_tree::Times::All(0)));
         assert_eq!(request.verbosity, 5);
         assert_eq!(request.job.image, PathBuf::from("out.erofs"));
+    }
+
+    #[test]
+    fn digests_have_a_usual_name() {
+        let name = |word: &str| {
+            let request = request(&format!("{word} out {}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            String::from_utf8(request.job.options.inode_digest.unwrap()).unwrap()
+        };
+        assert_eq!(name("--xattr-inode-digest"), "erofs.fingerprint.v1");
+        assert_eq!(name("--xattr-inode-digest=user.d"), "user.d");
     }
 
     #[test]

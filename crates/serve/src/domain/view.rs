@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An image of a domain as a file system of its own: names and attributes are the image's, content is
+//! the domain's.
+//!
+//! A file is opened as the domain's file of that content, by FUSE passthrough; so equal content is in
+//! memory once whatever its modes, owners and times. Content there is decoded when it is read, like
+//! any other: the kernel maps no page that was not. Invariant: all who have a file open at a time have
+//! the same one behind it.
+
+use super::fs::DomainFs;
+use super::member::Member;
+use crate::{MountOptions, Result};
+use ferrofs_format::inode::FileType;
+use ferrofs_fuse::{
+    Attr, Backings, DirEntry, Entry, Errno, OpenAs, ReadOnlyFs, ReadRequest, Session,
+    SessionConfig, StatFs, Whence,
+};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The file system.
+#[derive(Debug)]
+struct View {
+    domain: Arc<DomainFs>,
+    member: Arc<Member>,
+    /// Where the domain's files are.
+    tree: PathBuf,
+    backings: OnceLock<Backings>,
+    /// By node: the number of what it is opened as, and how often it is open.
+    open: Mutex<HashMap<u64, (i32, u64)>>,
+}
+
+/// A view that is served.
+#[derive(Debug)]
+pub(crate) struct ViewServer {
+    session: Arc<Session>,
+    ended: Arc<AtomicBool>,
+}
+
+impl ViewServer {
+    /// Mounts a view on `target`, and serves it by a thread.
+    pub(crate) fn start(
+        domain: Arc<DomainFs>,
+        member: Arc<Member>,
+        tree: PathBuf,
+        target: &Path,
+    ) -> Result<Self> {
+        let config = MountOptions::default().session(&member.spec.image.to_string_lossy());
+        let view = Arc::new(View {
+            domain,
+            member,
+            tree,
+            backings: OnceLock::new(),
+            open: Mutex::default(),
+        });
+        let config = SessionConfig { passthrough: true, ..config };
+        let session = Arc::new(Session::mount(Arc::clone(&view) as _, target, config)?);
+        // Nobody has asked yet: requests are answered from here on.
+        let _ = view.backings.set(session.notifier().backings());
+        let ended = Arc::new(AtomicBool::new(false));
+        let server = Self { session: Arc::clone(&session), ended: Arc::clone(&ended) };
+        let thread = std::thread::Builder::new().name(String::from("view"));
+        let serve = move || {
+            if let Err(error) = session.run() {
+                tracing::error!(%error, "an image is not served any more");
+            }
+            ended.store(true, Ordering::Release);
+        };
+        thread.spawn(serve).map_err(|error| crate::Error::Io { doing: "start a thread", error })?;
+        Ok(server)
+    }
+
+    /// Device number of its mounts.
+    pub(crate) fn device(&self) -> Option<(u32, u32)> {
+        self.session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device)
+    }
+
+    /// Ends it when nobody uses it any more; whether that is so already.
+    pub(crate) fn end(&self) -> bool {
+        if let Some(unmounter) = self.session.unmounter() {
+            // Gone the second time.
+            let _ = unmounter.unmount(ferrofs_linux::UnmountFlags::default());
+        }
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Whether this kernel lets files of FUSE be opened as others; tried on `target`.
+pub(crate) fn probe(target: &Path) -> bool {
+    let config =
+        SessionConfig { passthrough: true, ..MountOptions::default().session("ferrofs-probe") };
+    // Unmounted when it is dropped.
+    Session::mount(Arc::new(DomainFs::new(false, false)), target, config)
+        .is_ok_and(|session| session.negotiated().can_pass_through())
+}
+
+impl View {
+    fn fs(&self) -> &crate::ErofsFs {
+        &self.member.fs
+    }
+}
+
+impl ReadOnlyFs for View {
+    fn lookup(&self, parent: u64, name: &[u8]) -> std::result::Result<Entry, Errno> {
+        self.fs().lookup(parent, name)
+    }
+
+    fn getattr(&self, node: u64) -> std::result::Result<Attr, Errno> {
+        self.fs().getattr(node)
+    }
+
+    fn readlink(&self, node: u64, target: &mut Vec<u8>) -> std::result::Result<(), Errno> {
+        self.fs().readlink(node, target)
+    }
+
+    fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> std::result::Result<usize, Errno> {
+        self.fs().read(read, buf)
+    }
+
+    fn readdir(
+        &self,
+        node: u64,
+        cookie: u64,
+        sink: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> std::result::Result<(), Errno> {
+        self.fs().readdir(node, cookie, sink)
+    }
+
+    fn getxattr(
+        &self,
+        node: u64,
+        name: &[u8],
+        value: &mut Vec<u8>,
+    ) -> std::result::Result<(), Errno> {
+        self.fs().getxattr(node, name, value)
+    }
+
+    fn listxattr(&self, node: u64, names: &mut Vec<u8>) -> std::result::Result<(), Errno> {
+        self.fs().listxattr(node, names)
+    }
+
+    fn statfs(&self) -> std::result::Result<StatFs, Errno> {
+        self.fs().statfs()
+    }
+
+    fn lseek(&self, node: u64, offset: u64, whence: Whence) -> std::result::Result<u64, Errno> {
+        self.fs().lseek(node, offset, whence)
+    }
+
+    fn open(&self, node: u64) -> std::result::Result<OpenAs, Errno> {
+        let nid = self.member.nid(node);
+        let fail = |error: ferrofs_image::Error| Errno::new(error.errno());
+        let inode = self.member.image().inode(nid).map_err(fail)?;
+        // What is empty is read nowhere.
+        if inode.file_type != FileType::Regular || inode.size == 0 {
+            return Ok(OpenAs::Itself);
+        }
+        let backings = self.backings.get().ok_or(Errno::AGAIN)?;
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((id, count)) = open.get_mut(&node) {
+                *count += 1;
+                return Ok(OpenAs::Backing(*id));
+            }
+        }
+        // Without the lock: content may have to be hashed first.
+        let content = self.domain.sharing.resolve(&self.member, &inode)?;
+        let path = self.tree.join(DomainFs::name_of(content));
+        let id = File::open(path).and_then(|file| backings.open(&file)).map_err(|error| {
+            tracing::warn!(nid = nid.0, %error, "cannot be opened as the domain's file");
+            Errno::from(error)
+        })?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.entry(node) {
+            Slot::Occupied(mut entry) => {
+                // Somebody was faster.
+                let _ = backings.close(id);
+                let (id, count) = entry.get_mut();
+                *count += 1;
+                Ok(OpenAs::Backing(*id))
+            }
+            Slot::Vacant(entry) => {
+                entry.insert((id, 1));
+                Ok(OpenAs::Backing(id))
+            }
+        }
+    }
+
+    fn release(&self, node: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((id, count)) = open.get_mut(&node) else { return };
+        *count -= 1;
+        if *count == 0 {
+            let id = *id;
+            open.remove(&node);
+            if let Some(backings) = self.backings.get() {
+                // Fails only when the session has ended, and all its numbers with it.
+                let _ = backings.close(id);
+            }
+        }
+    }
+}
