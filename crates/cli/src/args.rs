@@ -17,7 +17,7 @@ pub(crate) use look::{
     CatArgs, CheckArgs, DiffArgs, DumpArgs, ExtractArgs, ImageArgs, InspectArgs, LsArgs, PlaceArgs,
     StatArgs,
 };
-pub(crate) use mount::{Method, MountArgs, UmountArgs};
+pub(crate) use mount::{Method, MountArgs, ShareBy, UmountArgs};
 pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 
 use clap::{Parser, Subcommand};

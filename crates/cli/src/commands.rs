@@ -14,6 +14,7 @@ pub(crate) mod extract;
 mod inspect;
 mod ls;
 pub(crate) mod mount;
+mod shared;
 mod shell;
 mod stat;
 mod top;

@@ -121,6 +121,23 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) ahead: AheadArgs,
 
+    /// Keep equal files in memory once for all images that are mounted with the same name here (root;
+    /// Linux 6.8)
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["fuse", "kernel", "lazy", "keeper"])]
+    pub(crate) share: Option<String>,
+
+    /// How: `overlay` stores each content once, compressed, and puts images together by overlayfs
+    #[arg(long, value_name = "WAY", default_value = "overlay", requires = "share")]
+    pub(crate) share_by: ShareBy,
+
+    /// Where contents are stored [default: /var/lib/ferrofs/share]
+    #[arg(long, value_name = "FOLDER", requires = "share")]
+    pub(crate) share_dir: Option<PathBuf>,
+
+    /// Believe the digests that images have, for contents that are stored already
+    #[arg(long, requires = "share")]
+    pub(crate) trust_digests: bool,
+
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
@@ -169,6 +186,12 @@ pub(crate) enum Method {
     Fuse,
     FuseFile,
     Fanotify,
+}
+
+/// Ways to share.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ShareBy {
+    Overlay,
 }
 
 /// `9100`, `127.0.0.1:9100`, `[::]:9100`.

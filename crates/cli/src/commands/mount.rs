@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mount` and `umount`.
 
-use crate::args::{Method, MountArgs, UmountArgs};
+use crate::args::{Method, MountArgs, ShareBy, UmountArgs};
 use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
@@ -108,6 +108,20 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             ));
         }
     };
+    if let Some(domain) = &args.share {
+        let store = super::shared::Place {
+            domain,
+            folder: args.share_dir.as_deref(),
+            trust_digests: args.trust_digests,
+        };
+        let told = match args.share_by {
+            ShareBy::Overlay => super::shared::overlay(&store, files, &target, options)?,
+        };
+        if !args.quiet {
+            eprintln!("ferrofs: {told}");
+        }
+        return Ok(0);
+    }
     let mut lazy = match files.image.to_str() {
         Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
             location: text.to_owned(),
