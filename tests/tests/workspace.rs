@@ -20,7 +20,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("ferrofs-build", 3),
     ("ferrofs-check", 3),
     ("ferrofs-serve", 3),
-    ("ferrofs-share", 3),
+    ("ferrofs-share", 4),
     ("ferrofs-cli", 5),
 ];
 

@@ -45,7 +45,7 @@ struct State {
 }
 
 /// A file that is not hashed to its end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Chain {
     /// `None` while a worker is at it.
     idle: Option<Running>,
@@ -63,23 +63,20 @@ impl Digests {
     /// A piece of a file, whole files included.
     pub(crate) fn piece(&self, span: Span, bytes: &[u8]) {
         let mut state = self.lock();
-        let chain = state.chains.entry(span.file).or_insert_with(Chain::new);
-        match chain.idle.take_if(|running| running.next == span.number) {
-            Some(mut running) => {
-                drop(state);
-                self.add(&mut running, span, bytes);
-                self.go_on(span, running);
-            }
-            None => {
-                drop(state);
-                self.leave(span, bytes.to_vec());
-            }
+        let chain = state.chains.entry(span.file).or_default();
+        let running = chain.idle.take_if(|running| running.next == span.number);
+        drop(state);
+        if let Some(mut running) = running {
+            self.add(&mut running, span, bytes);
+            self.go_on(span, running);
+        } else {
+            self.leave(span, bytes.to_vec());
         }
     }
 
     fn leave(&self, span: Span, bytes: Vec<u8>) {
         let mut state = self.lock();
-        let chain = state.chains.entry(span.file).or_insert_with(Chain::new);
+        let chain = state.chains.entry(span.file).or_default();
         chain.waiting.insert(span.number, (span, bytes));
         // It may have become the next meanwhile, and nobody else would look.
         if let Some(running) = chain.idle.take() {
@@ -141,9 +138,9 @@ impl Digests {
     }
 }
 
-impl Chain {
-    fn new() -> Self {
-        Self { idle: Some(Running::default()), ..Self::default() }
+impl Default for Chain {
+    fn default() -> Self {
+        Self { idle: Some(Running::default()), waiting: BTreeMap::new() }
     }
 }
 

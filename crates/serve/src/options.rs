@@ -332,6 +332,18 @@ impl MountOptions {
         }
     }
 
+    /// Attributes of a mount that puts an image together out of others, which has no options of
+    /// EROFS or of FUSE.
+    pub fn for_overlay(&self) -> Result<MountFlags> {
+        let what = "mounts by overlayfs do not have it";
+        let kernel = self.kernel_options();
+        let other = self.remount.then_some("remount").or(self.fuse_only.as_deref());
+        match other.or(kernel.first().map(|(name, _)| &**name)) {
+            Some(option) => Err(Error::Option { option: option.to_owned(), what }),
+            None => self.not_for_new().map_or_else(|| Ok(self.kernel_flags()), Err),
+        }
+    }
+
     /// Options for the kernel's EROFS.
     pub(crate) fn kernel_options(&self) -> Vec<(String, Option<String>)> {
         let mut options = self.kernel.clone();

@@ -130,7 +130,8 @@ pub(crate) struct MountArgs {
     /// How. `passthrough` (Linux 6.9): each image is a file system of its own, whose files are opened as
     /// those of one that holds contents, decoded when they are read; modes, owners and times may differ.
     /// `superblock` (any kernel): one file system for all images; files are shared whose attributes are
-    /// equal, too. `kernel` (Linux 7.0, images built with --inode-digest, --trust-digests): the
+    /// equal, too. `overlay` (Linux 6.8): the kernel serves everything, from content stores on disk that
+    /// hold each content once, compressed, put together by overlayfs. `kernel` (Linux 7.0, images built with --inode-digest, --trust-digests): the
     /// kernel's own. `auto`: kernel if digests are trusted, else passthrough, else superblock
     #[arg(long, value_name = "MECHANISM", default_value = "auto", requires = "share")]
     pub(crate) share_by: ShareBy,
@@ -143,6 +144,10 @@ pub(crate) struct MountArgs {
     /// How long what is in memory of an image is kept when it is not mounted any more [default: 600]
     #[arg(long, value_name = "SECONDS", requires = "share")]
     pub(crate) share_keep: Option<u64>,
+
+    /// Where the contents of --share-by overlay are stored [default: /var/lib/ferrofs/share]
+    #[arg(long, value_name = "FOLDER", requires = "share")]
+    pub(crate) share_dir: Option<PathBuf>,
 
     /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]
@@ -200,6 +205,7 @@ pub(crate) enum ShareBy {
     Auto,
     Passthrough,
     Superblock,
+    Overlay,
     Kernel,
 }
 

@@ -2,6 +2,7 @@
 //! `mount` and `umount`.
 
 use crate::args::{Method, MountArgs, ShareBy, UmountArgs};
+use crate::commands::share::overlay;
 use crate::errors::{self, Advice};
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
@@ -110,6 +111,18 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             ));
         }
     };
+    if let Some(domain) = args.share.as_deref().filter(|_| args.share_by == ShareBy::Overlay) {
+        let place = overlay::Place {
+            domain,
+            folder: args.share_dir.as_deref(),
+            trust_digests: args.trust_digests,
+        };
+        let told = overlay::overlay(&place, files, &target, options)?;
+        if !args.quiet {
+            eprintln!("ferrofs: {told}");
+        }
+        return Ok(0);
+    }
     let mut lazy = match files.image.to_str() {
         Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
             location: text.to_owned(),
@@ -165,7 +178,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         trust_digests: args.trust_digests,
         keep_seconds: args.share_keep,
         mechanism: match args.share_by {
-            ShareBy::Auto | ShareBy::Kernel => Mechanism::Auto,
+            ShareBy::Auto | ShareBy::Kernel | ShareBy::Overlay => Mechanism::Auto,
             ShareBy::Superblock => Mechanism::Superblock,
             ShareBy::Passthrough => Mechanism::Passthrough,
         },
@@ -192,7 +205,7 @@ fn mount_shared(
 ) -> anyhow::Result<u8> {
     spec.log = running.worker_log();
     let by_kernel = match by {
-        ShareBy::Superblock | ShareBy::Passthrough => false,
+        ShareBy::Superblock | ShareBy::Passthrough | ShareBy::Overlay => false,
         ShareBy::Kernel => true,
         ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
     };

@@ -4,6 +4,7 @@
 mod domain;
 mod estimate;
 mod html;
+pub(super) mod overlay;
 
 use crate::args::{ShareArgs, ShareCommand};
 

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mount --share`: images of one domain keep equal files in memory once.
+
+use crate::errors::Advice;
+use crate::size;
+use ferrofs_serve::{ImageFiles, MountOptions};
+use ferrofs_share::contents::{ContentStore, Input, StoreOptions};
+use ferrofs_store::source::remote::Location;
+use std::path::Path;
+
+/// The domain, and where its contents are.
+pub(crate) struct Place<'a> {
+    pub(crate) domain: &'a str,
+    pub(crate) folder: Option<&'a Path>,
+    pub(crate) trust_digests: bool,
+}
+
+/// Adds the image to the domain's content store and mounts it; gives a line about it.
+pub(crate) fn overlay(
+    place: &Place<'_>,
+    files: ImageFiles,
+    target: &Path,
+    mut options: MountOptions,
+) -> anyhow::Result<String> {
+    let flags = options.for_overlay()?;
+    if files.image.to_str().is_some_and(Location::is_location) {
+        return Err(Advice::error(
+            "--share-by overlay is for images on this machine",
+            "name the image by its path",
+        ));
+    }
+    let mut devices = files.devices;
+    devices.append(&mut options.devices);
+    let offset = options.offset.unwrap_or(files.offset);
+    let input = Input { image: files.image, offset, devices };
+    let settings = StoreOptions { trust_digests: place.trust_digests, ..StoreOptions::default() };
+    let folder = place.folder.unwrap_or(Path::new(ContentStore::PLACE));
+    let store = ContentStore::open(folder, place.domain, settings)?;
+    let added = store.add(&input)?;
+    store.mount(added.image, target, flags)?;
+    let how = format!("mounted by overlayfs over the content store of {}", place.domain);
+    Ok(if added.known {
+        format!("{how}, which had the image")
+    } else {
+        let new = size::show(added.new_bytes);
+        format!("{how}: {} files, {} new contents ({new})", added.files, added.new_contents)
+    })
+}
