@@ -23,7 +23,7 @@ pub(crate) struct DeviceFiles {
 
 /// How far the kernel reads ahead in a device. EROFS asks for what it needs in large pieces by
 /// itself; what the page cache adds to that are bytes of other files, which nobody may ever want.
-pub(crate) const READAHEAD: u32 = 64 << 10;
+pub(crate) const READAHEAD: u32 = 128 << 10;
 
 /// The name of a device's file.
 pub(crate) fn name(device: usize) -> String {
