@@ -4,12 +4,13 @@
 //!
 //! `origin FOLDER|ADDRESS DELAY_MS BYTES_PER_S` (0: unlimited). Prints its address. Each line on
 //! standard input is answered by one line of JSON about the requests so far; the line `forget`
-//! begins a new count afterwards. Ends with its standard input.
+//! begins a new count afterwards, `list` is answered by the requests themselves. Ends with its
+//! standard input.
 
-use ferrofs_tests::origin::{Content, Link, Origin};
+use ferrofs_tests::origin::{Content, Entry, Ledger, Link, Origin};
 use std::collections::BTreeSet;
 use std::io::BufRead;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -26,6 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let ledger = origin.ledger();
+        if line.trim() == "list" {
+            println!("{}", list(&ledger));
+            continue;
+        }
         let paths: BTreeSet<_> = ledger.entries().iter().map(|entry| path(&entry.target)).collect();
         let runs = paths.iter().flat_map(|path| ledger.served_again(path));
         let again: u64 =
@@ -50,6 +55,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Each request: what, from which byte on, how many, and when it began and ended.
+fn list(ledger: &Ledger) -> serde_json::Value {
+    let entries = ledger.entries();
+    let first = entries.iter().map(|entry| entry.started).min();
+    let ms = |at: Instant| first.map_or(0, |first| (at - first).as_millis() as u64);
+    let row = |entry: &Entry| {
+        serde_json::json!([
+            entry.target,
+            entry.first,
+            entry.sent,
+            ms(entry.started),
+            ms(entry.ended)
+        ])
+    };
+    entries.iter().map(row).collect()
 }
 
 /// Without the query.

@@ -64,6 +64,16 @@ impl Packer {
         start
     }
 
+    /// So many whole blocks at or behind the end; what is left before them is a gap.
+    pub(crate) fn place_blocks(&mut self, count: u64) -> u64 {
+        let start = self.end.next_multiple_of(self.bits.size_u64());
+        if count > 0 {
+            self.keep(self.end, start);
+            self.end = start + (count << self.bits.bits());
+        }
+        start
+    }
+
     /// First good place at or behind the end.
     fn start_behind(&self, shape: Shape) -> u64 {
         let block = self.bits.size_u64();
@@ -131,6 +141,16 @@ mod tests {
                 prop_assert!(last.1 <= packer.end());
             }
         }
+    }
+
+    #[test]
+    fn gaps_before_blocks_are_filled() {
+        let mut packer = Packer::new(BlockBits::DEFAULT, 32);
+        assert_eq!(packer.place_blocks(0), 4096);
+        assert_eq!(packer.end(), 32);
+        assert_eq!(packer.place_blocks(2), 4096);
+        assert_eq!(packer.place(Shape { head: 64, tail: 10, together: false }), 32);
+        assert_eq!(packer.place(Shape { head: 64, tail: 4000, together: false }), 3 * 4096);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //!
 //! The root lies in front of the data, right behind the header: its number is then small, as the
 //! superblock needs, although numbers count from the image's first byte. All else lies behind the
-//! data: the pool of shared xattrs, all other inodes in the plan's order with their xattrs, indexes
-//! and inline tails, then the whole blocks of directories and of symlinks that do not fit beside
-//! their inodes. So reading all metadata is one run over the disk, and nothing has to be kept in
-//! memory but places.
+//! data: the pool of shared xattrs, the directories' inodes and the whole blocks of their entries,
+//! all other inodes with their xattrs, indexes and inline tails, then the whole blocks of symlinks
+//! that do not fit beside their inodes; each in the plan's order, but that gaps are filled. So the
+//! way to every file is one short run, which on-demand readers take at once; reading all metadata
+//! is one run over the disk, and nothing has to be kept in memory but places.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -125,12 +126,18 @@ impl Metadata<'_> {
             digest: 0,
         };
         let mut pool_due = !self.plan.xattrs.pool.is_empty();
+        let mut blocks_due = self.block_owners(&places).into_iter().peekable();
         let (mut scratch, mut root) = (Vec::new(), Vec::new());
         for &id in &by_place {
             let at = places.inodes[id.index()];
             if pool_due && at > places.pool && id != InodeId::ROOT {
                 self.emit_pool(&places, &mut stream)?;
                 pool_due = false;
+            }
+            while let Some(owner) =
+                blocks_due.next_if(|owner| places.blocks[owner.index()] < at && id != InodeId::ROOT)
+            {
+                self.emit_blocks(owner, &places, &mut stream)?;
             }
             scratch.clear();
             self.emit_inode(id, &places, chunk_rules, &mut scratch, report)
@@ -150,7 +157,10 @@ impl Metadata<'_> {
         if pool_due {
             self.emit_pool(&places, &mut stream)?;
         }
-        self.emit_blocks(&places, &mut stream)?;
+        for owner in blocks_due {
+            self.emit_blocks(owner, &places, &mut stream)?;
+        }
+        stream.pad_to(places.end);
         zone.digest = crc32c::crc32c_append(stream.finish()?, &root);
         report.metadata_bytes = places.end - start;
         Ok(zone)
@@ -179,24 +189,29 @@ impl Metadata<'_> {
         let mut packer = Packer::new(bits, start);
         let mut inodes = vec![0; self.tree.len()];
         let mut blocks = vec![0; self.tree.len()];
-        let mut own_blocks = 0u64;
         let head = self.plan.xattrs.pool.len() as u64;
         let pool = packer.place(Shape { head, ..Shape::default() });
-        for &id in &self.plan.order {
-            let split = self.split(id);
-            inodes[id.index()] = if id == InodeId::ROOT {
-                self.root_at
-            } else {
-                packer.place(self.shape(id, split))
+        for directories in [true, false] {
+            let is_of_kind = |id: &InodeId| {
+                matches!(self.tree.content(*id), Content::Directory(_)) == directories
             };
-            blocks[id.index()] = own_blocks;
-            own_blocks += split.blocks;
+            let mut own_blocks = 0u64;
+            for &id in self.plan.order.iter().filter(|id| is_of_kind(id)) {
+                let split = self.split(id);
+                inodes[id.index()] = if id == InodeId::ROOT {
+                    self.root_at
+                } else {
+                    packer.place(self.shape(id, split))
+                };
+                blocks[id.index()] = own_blocks << bits.bits();
+                own_blocks += split.blocks;
+            }
+            let blocks_at = packer.place_blocks(own_blocks);
+            for &id in self.plan.order.iter().filter(|id| is_of_kind(id)) {
+                blocks[id.index()] += blocks_at;
+            }
         }
-        let blocks_at = packer.end().next_multiple_of(bits.size_u64());
-        for block in &mut blocks {
-            *block = blocks_at + (*block << bits.bits());
-        }
-        let end = blocks_at + (own_blocks << bits.bits());
+        let end = packer.end().next_multiple_of(bits.size_u64());
         if end >> bits.bits() >= u64::from(u32::MAX) {
             let what = "image without 48-bit addresses (blocks)";
             return Err(FormatError::DoesNotFit { what, value: end >> bits.bits() }.into());
@@ -372,23 +387,24 @@ impl Metadata<'_> {
         Ok(content)
     }
 
-    /// Whole blocks of directories and symlinks.
-    fn emit_blocks(&self, places: &Places, stream: &mut Stream<'_>) -> Result<()> {
-        for &id in &self.plan.order {
-            let split = self.split(id);
-            if split.blocks == 0 {
-                continue;
-            }
-            let at = places.blocks[id.index()];
-            let whole = (split.size - split.tail) as usize;
-            match self.tree.content(id) {
-                Content::Directory(_) => stream.put(at, &self.directory(id, places)?[..whole])?,
-                Content::Symlink(target) => stream.put(at, &target[..whole])?,
-                _ => {}
-            }
+    /// Who has whole blocks of its own, in the order of the places.
+    fn block_owners(&self, places: &Places) -> Vec<InodeId> {
+        let has_blocks = |id: &InodeId| self.split(*id).blocks > 0;
+        let mut owners: Vec<_> = self.plan.order.iter().copied().filter(has_blocks).collect();
+        owners.sort_unstable_by_key(|id| places.blocks[id.index()]);
+        owners
+    }
+
+    /// Whole blocks of a directory or symlink.
+    fn emit_blocks(&self, id: InodeId, places: &Places, stream: &mut Stream<'_>) -> Result<()> {
+        let split = self.split(id);
+        let at = places.blocks[id.index()];
+        let whole = (split.size - split.tail) as usize;
+        match self.tree.content(id) {
+            Content::Directory(_) => stream.put(at, &self.directory(id, places)?[..whole]),
+            Content::Symlink(target) => stream.put(at, &target[..whole]),
+            _ => Ok(()),
         }
-        stream.pad_to(places.end);
-        Ok(())
     }
 }
 

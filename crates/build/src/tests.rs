@@ -139,6 +139,28 @@ fn what_is_to_come_first_does() {
     model.assert_same(&read::Image::open(&image, &[]).model(), &options);
 }
 
+/// Whoever reads on demand takes them at once (ARCHITECTURE.md, 4).
+#[test]
+fn directories_are_one_run() {
+    let mut model = Model::default();
+    for directory in 0..40 {
+        model.directory(&format!("d{directory}"));
+        for file in 0..30 * directory {
+            let content = vec![file as u8; if file % 3 == 0 { 3000 } else { 0 }];
+            model.file(&format!("d{directory}/the file of the number {file}"), content);
+        }
+    }
+    let options = BuildOptions { uuid: Uuid::Clear, ..BuildOptions::default() };
+    let (image, _, _) = make(&model, &options, false);
+    let read = read::Image::open(&image, &[]);
+    model.assert_same(&read.model(), &options);
+    let blocks = read.directory_blocks();
+    // But the root, which lies in front.
+    let run: Vec<u64> = blocks.into_iter().filter(|block| *block > 0).collect();
+    let (first, last) = (run[0], run[run.len() - 1]);
+    assert!(run.len() > 200 && last - first < run.len() as u64 + 2, "{run:?}");
+}
+
 #[test]
 fn large_files_are_cut_and_come_back() {
     let mut dice = Dice::new(5);

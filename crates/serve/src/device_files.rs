@@ -21,6 +21,10 @@ pub(crate) struct DeviceFiles {
     devices: Vec<(LazyDevice, u64)>,
 }
 
+/// How far the kernel reads ahead in a device. EROFS asks for what it needs in large pieces by
+/// itself; what the page cache adds to that are bytes of other files, which nobody may ever want.
+pub(crate) const READAHEAD: u32 = 128 << 10;
+
 /// The name of a device's file.
 pub(crate) fn name(device: usize) -> String {
     device.to_string()

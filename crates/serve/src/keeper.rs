@@ -11,7 +11,7 @@ mod held;
 pub(crate) mod marks;
 
 use crate::handover::{Front, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
-use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result, WorkerLog};
+use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result, WorkerLog, device_files};
 use ferrofs_fuse::{Connection, SessionConfig, Transport};
 use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::fanotify::PreAccess;
@@ -235,7 +235,8 @@ impl Keeper {
 
     /// Has the worker answer for the devices, and the kernel mount EROFS on them.
     fn files(spec: &MountSpec, prepared: Prepared, reason: String) -> Result<Self> {
-        let (devices, config) = (prepared.opened.devices, prepared.session(spec));
+        let (devices, mut config) = (prepared.opened.devices, prepared.session(spec));
+        config.max_readahead = device_files::READAHEAD;
         let (connection, root) = Connection::detached(&config)?;
         let chosen = Chosen { method: Method::FuseFile(Vec::new()), reason };
         let held = Held::Files { connection, unmounter: None };

@@ -188,8 +188,9 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn blob(&self, found: &FoundBlob) -> Result<Blob> {
-        Ok(self.opener.open(found, self.policy, &Demand::soft(OPEN_TIME))?)
+    fn blob(&self, found: &FoundBlob, head_len: u64) -> Result<Blob> {
+        let patience = Demand::soft(OPEN_TIME);
+        Ok(self.opener.open_with_head(found, self.policy, head_len, &patience)?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {
@@ -197,7 +198,7 @@ impl Opening<'_> {
     }
 
     fn image(&self) -> Result<LazyImage> {
-        let primary = self.blob(&self.found.primary()?)?;
+        let primary = self.blob(&self.found.primary()?, HEAD_LEN)?;
         let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
         let patience = Demand::soft(OPEN_TIME);
         match primary.ensure(0..HEAD_LEN.min(primary.size()), &patience) {
@@ -214,7 +215,7 @@ impl Opening<'_> {
         let mut options = OpenOptions::new();
         for slot in slots {
             let tag = String::from_utf8_lossy(slot.label()).into_owned();
-            let blob = self.blob(&self.found.blob(&tag)?)?;
+            let blob = self.blob(&self.found.blob(&tag)?, 0)?;
             options = options.device(self.device(&blob));
             blobs.push(blob);
         }

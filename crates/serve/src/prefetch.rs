@@ -25,6 +25,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -425,26 +426,38 @@ pub(crate) fn metadata(blobs: &[Blob]) {
     const LEN: u64 = 2 << 20;
     /// Of that, at once: readers of the same are not to wait for the rest.
     const PIECE: u64 = 256 << 10;
+    /// Pieces at the same time: each costs a round trip.
+    const THREADS: usize = 4;
     let blobs = blobs.to_vec();
+    // Who needs it will fetch it, or get the error.
+    let lost = |error: &dyn fmt::Display| {
+        tracing::debug!(%error, "metadata was not fetched ahead");
+    };
     let work = move || {
         let Some(blob) = blobs.first() else { return };
-        // Who needs it will fetch it, or get the error.
-        let lost = |error: &dyn fmt::Display| {
-            tracing::debug!(%error, "metadata was not fetched ahead");
-        };
         let start = match walk::Found::new(&blobs).and_then(|image| image.metadata_start()) {
             Ok(start) => start.min(blob.size()),
             Err(error) => return lost(&error),
         };
         let end = start.saturating_add(LEN).min(blob.size());
-        let mut at = start;
-        while at < end {
-            let next = at.saturating_add(PIECE).min(end);
-            if let Err(error) = blob.fill(at..next, &Demand::prefetch()) {
+        let next = AtomicU64::new(start);
+        let fetch = || loop {
+            let at = next.fetch_add(PIECE, Ordering::Relaxed);
+            if at >= end {
+                return;
+            }
+            let piece = at..at.saturating_add(PIECE).min(end);
+            if let Err(error) = blob.fill(piece, &Demand::prefetch()) {
+                next.store(end, Ordering::Relaxed);
                 return lost(&error);
             }
-            at = next;
-        }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..THREADS {
+                scope.spawn(fetch);
+            }
+            fetch();
+        });
     };
     // Without the thread readers fetch what they need.
     let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);

@@ -4,7 +4,7 @@
 //! Knows nothing of the workers before it: every request can be answered from the image alone.
 //! Invariant: when the keeper is gone the mount fails: nobody would be there to replace this process.
 
-use crate::device_files::DeviceFiles;
+use crate::device_files::{self, DeviceFiles};
 use crate::handover::{
     Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
@@ -195,6 +195,9 @@ impl Work<'_> {
     ) -> Result<Arc<Session>> {
         let mut config = self.plan.options()?.session(&self.plan.files().image.to_string_lossy());
         config.transport = Transport::Device;
+        if serve.front == Front::Files {
+            config.max_readahead = device_files::READAHEAD;
+        }
         let negotiated = serve.fuse.as_ref().ok_or(Error::Answer)?.negotiated();
         let session = Session::from_fd(fs, device, negotiated, config)?;
         if serve.takeovers > 0 {

@@ -7,8 +7,10 @@
 mod admin;
 mod background;
 mod files;
+mod head;
 mod id;
 mod kernel;
+mod shared;
 mod space;
 mod spec;
 
@@ -29,6 +31,7 @@ use crate::{
 };
 use background::{Ahead, Signals};
 use files::OpenHow;
+use head::Head;
 use sha2::{Digest as _, Sha256};
 use space::Space;
 use std::collections::HashMap;
@@ -106,7 +109,7 @@ impl Cache {
         let pages = Arc::new(PageCache::new(config.table_memory as u64));
         let signals = Arc::new(Signals::default());
         let inner = Arc::new(CacheInner {
-            space: Space::new(&config),
+            space: Space::new(&config, &root),
             config,
             root,
             blobs: Mutex::default(),
@@ -119,7 +122,6 @@ impl Cache {
             closed: Mutex::default(),
             culling: Mutex::default(),
         });
-        inner.space.scan(&inner.root);
         background::spawn(&inner, signals).map_err(|error| StoreError::Io {
             blob: None,
             what: "begin a thread",
@@ -201,7 +203,9 @@ impl Cache {
         let folder = files::enter(&self.inner.root, &id, true)
             .and_then(|folder| folder.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(StoreError::io(&id, "make a folder"))?;
-        let (size, table) = match size.or_else(|| files::known_size(&folder)) {
+        let known = files::known_size(&folder);
+        let head = known.is_none().then(|| Head::begin(&spec, demand, start)).flatten();
+        let (size, table) = match size.or(known) {
             Some(size) => (size, None),
             None => self.learn_size(&id, &folder, &spec, demand, start)?,
         };
@@ -242,6 +246,10 @@ impl Cache {
             blobs.retain(|_, blob| blob.strong_count() > 0);
         }
         blobs.insert(id, Arc::downgrade(&blob));
+        drop(blobs);
+        if let Some(head) = head {
+            head.end(&blob, demand, start);
+        }
         Ok(blob)
     }
 
@@ -338,7 +346,11 @@ impl CacheInner {
         }
         let admitted = self.space.admit(len).or_else(|| {
             self.make_room(len);
-            self.space.admit(len)
+            let admitted = self.space.admit(len);
+            if admitted.is_none() {
+                self.space.wish(len);
+            }
+            admitted
         });
         if admitted.is_some() && self.space.wants_culling() {
             self.signals.wake();

@@ -105,6 +105,18 @@ impl Opener {
         policy: Policy,
         demand: &Demand,
     ) -> Result<Blob, StoreError> {
+        self.open_with_head(found, policy, 0, demand)
+    }
+
+    /// As [`Opener::open`]; of a blob that is new to the cache so many bytes at its start are fetched
+    /// at the same time.
+    pub fn open_with_head(
+        &self,
+        found: &FoundBlob,
+        policy: Policy,
+        head_len: u64,
+        demand: &Demand,
+    ) -> Result<Blob, StoreError> {
         let source = Arc::clone(&found.remote.source);
         let (config, limits) = (OriginConfig::default(), Arc::clone(&self.limits));
         let origin = |mirrors: Vec<Arc<dyn RangeSource>>, source| {
@@ -124,6 +136,7 @@ impl Opener {
                 size,
                 table,
                 policy,
+                head_len,
                 ..BlobSpec::new(origin(found.mirrors.clone(), source))
             },
             demand,

@@ -177,18 +177,28 @@ impl Origin {
         demand: &Demand,
         fresh: bool,
     ) -> Result<Served, FetchError> {
+        self.transfer(range, sink, demand, FetchContext { fresh, ..FetchContext::default() })
+    }
+
+    fn transfer(
+        &self,
+        range: Range<u64>,
+        sink: &mut dyn Sink,
+        demand: &Demand,
+        how: FetchContext,
+    ) -> Result<Served, FetchError> {
         let inner = &*self.inner;
         let until = demand.until(inner.clock.now());
-        let mut transfer = Resume::new(range, sink, &inner.limits, demand);
+        let mut transfer = Resume::new(range, sink, &inner.limits, demand).of_head(how.head);
         let mut sources = 0;
-        self.attempts(demand, fresh, |index, source, context| {
+        self.attempts(demand, how.fresh, |index, source, context| {
             let before = transfer.position();
             let rest = transfer.attempt();
             let len = rest.end - rest.start;
             let extra = Duration::from_secs(len / inner.config.rate_min.max(1));
             let patience = inner.clock.now().checked_add(inner.config.attempt + extra);
             let deadline = [patience, until].into_iter().flatten().min();
-            let context = FetchContext { deadline, ..*context };
+            let context = FetchContext { deadline, head: how.head, ..*context };
             let result = source.fetch(rest, &mut transfer, &context);
             let moved = transfer.position().saturating_sub(before);
             inner.counters.bytes(index, transfer.received());
@@ -287,6 +297,7 @@ impl Origin {
                 priority: demand.priority,
                 stall: Some(inner.config.stall),
                 fresh: origin_only,
+                ..FetchContext::default()
             };
             inner.counters.attempt(index, tries.last.is_some());
             let result = attempt(index, inner.sources[index].as_ref(), &context);
@@ -457,7 +468,7 @@ impl RangeSource for Origin {
         sink: &mut dyn Sink,
         context: &FetchContext,
     ) -> Result<(), FetchError> {
-        Self::fetch(self, range, sink, &self.demand(context), context.fresh).map(|_| ())
+        self.transfer(range, sink, &self.demand(context), *context).map(|_| ())
     }
 }
 

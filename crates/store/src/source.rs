@@ -39,6 +39,8 @@ pub struct FetchContext {
     pub stall: Option<Duration>,
     /// Ask the origin itself, past proxies' and mirrors' caches: what they gave was wrong.
     pub fresh: bool,
+    /// The size is not known: a range from 0 on that is longer than the blob ends with it.
+    pub head: bool,
 }
 
 /// What a source knows of its blob without reading it.
@@ -79,8 +81,8 @@ pub trait RangeSource: Send + Sync + fmt::Debug {
     /// Size and validator.
     fn identity(&self, context: &FetchContext) -> Result<Identity, FetchError>;
 
-    /// Gives `sink` the bytes of `range`, which lies in the blob and is not empty: all of them, or
-    /// fails. If the server does not know ranges, gives the whole blob from 0 on. One attempt;
+    /// Gives `sink` the bytes of `range`, which lies in the blob (but see [`FetchContext::head`]) and
+    /// is not empty: all of them, or fails. If the server does not know ranges, gives the whole blob from 0 on. One attempt;
     /// expired credentials and redirects are renewed within it, once for all who wait.
     fn fetch(
         &self,

@@ -9,7 +9,7 @@
 //! the page that holds it has been found under the pin.
 
 mod build;
-mod gather;
+pub(crate) mod gather;
 mod head;
 mod layout;
 mod lazy;

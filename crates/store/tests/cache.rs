@@ -185,6 +185,64 @@ fn limits_hold_and_readers_get_their_bytes() {
     assert!(cache.stats().used_bytes <= 512 << 10);
 }
 
+/// What `du` would say of the data files below a folder.
+fn disk_bytes(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        // Removed meanwhile: it takes nothing.
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() {
+            sum += disk_bytes(&entry.path());
+        } else if entry.file_name() == "data" {
+            sum += meta.blocks() * 512;
+        }
+    }
+    sum
+}
+
+/// Two handles are as two processes: their locks exclude each other, and only files are shared.
+#[test]
+fn processes_share_one_limit() {
+    const MAX: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let open =
+        || Cache::open(CacheConfig { bytes_max: Some(MAX), ..config(folder.path()) }).unwrap();
+    let (one, two) = (open(), open());
+    let sources = [Memory::new(bytes(4 << 20, 7)), Memory::new(bytes(4 << 20, 8))];
+    let blobs = [one.blob(spec(&sources[0])).unwrap(), two.blob(spec(&sources[1])).unwrap()];
+    let fill = |which: usize| {
+        for at in (0..4 << 20).step_by(65536) {
+            let got = read(&blobs[which], at as u64, 65536).unwrap();
+            assert_eq!(got, sources[which].bytes[at..at + 65536]);
+            assert!(disk_bytes(folder.path()) <= MAX);
+            assert!(one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX);
+        }
+    };
+    fill(0);
+    assert!(blobs[0].stats().present_bytes > MAX / 2, "one alone has nearly all of it");
+    assert_eq!(two.stats().used_bytes, one.stats().used_bytes);
+    // The other gets its share, when the first, who uses what it has, hears of it.
+    for _ in 0..100 {
+        fill(1);
+        if blobs[1].stats().present_bytes > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(blobs[1].stats().present_bytes > 0);
+    // Who comes when nobody is there counts what is there, whatever others had counted.
+    drop((blobs, one, two));
+    let count = || {
+        (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            let used = open().stats().used_bytes;
+            (used == disk_bytes(folder.path())).then_some(used)
+        })
+    };
+    assert!(count().is_some());
+}
+
 /// What is fetched ahead keeps a blob in use for a moment.
 fn settle(cache: &Cache, id: &BlobId) {
     for _ in 0..1000 {

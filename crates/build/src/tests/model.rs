@@ -90,6 +90,13 @@ impl Model {
         self.nodes.push(node(Kind::File(content)));
     }
 
+    /// An empty one, below the root.
+    pub(super) fn directory(&mut self, name: &str) {
+        self.paths.insert(name.as_bytes().to_vec(), self.nodes.len());
+        self.nodes.push(Node { nlink: 2, ..node(Kind::Directory) });
+        self.nodes[0].nlink += 1;
+    }
+
     pub(super) fn random(dice: &mut Dice) -> Self {
         let mut model = Self::default();
         let mut directories = vec![Vec::new()];

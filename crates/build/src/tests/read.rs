@@ -93,6 +93,30 @@ impl<'a> Image<'a> {
         model
     }
 
+    /// Blocks that have directories' inodes or entries, in order.
+    pub(super) fn directory_blocks(&self) -> BTreeSet<u64> {
+        let block_size = self.bits().size_u64();
+        let mut found = BTreeSet::new();
+        let mut pending = vec![(self.superblock.root, self.superblock.root)];
+        while let Some((nid, parent)) = pending.pop() {
+            let at = self.superblock.meta_base() + nid.0 * 32;
+            let record = InodeRecord::parse(&self.bytes[at as usize..]).unwrap();
+            if record.file_type != FileType::Directory {
+                continue;
+            }
+            let end = at + (record.record_len() as u64) + u64::from(record.xattr_len());
+            let inline = record.layout == Layout::FlatInline;
+            let tail = if inline { record.size % block_size } else { 0 };
+            found.extend(at / block_size..(end + tail).div_ceil(block_size));
+            if let Some(start) = record.start_block() {
+                found.extend(start..start + (record.size - tail).div_ceil(block_size));
+            }
+            let entries = self.entries(&self.content(&record, end as usize), nid, parent);
+            pending.extend(entries.into_iter().map(|(_, child)| (child, nid)));
+        }
+        found
+    }
+
     fn node(&self, nid: Nid, parent: Nid) -> (Node, Vec<(Vec<u8>, Nid)>) {
         let at = (self.superblock.meta_base() + nid.0 * 32) as usize;
         let record = InodeRecord::parse(&self.bytes[at..]).unwrap();

@@ -8,7 +8,8 @@
 use crate::control::Prefetched;
 use crate::lazy::LazyDevice;
 use ferrofs_format::inode::FileType;
-use ferrofs_image::{Image, Inode, Nid, OpenOptions, Space};
+use ferrofs_format::limits::INODE_SLOT;
+use ferrofs_image::{Image, Inode, Nid, OpenOptions};
 use ferrofs_store::{Blob, Demand, Touch, Trace};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -59,9 +60,10 @@ impl Found {
                 left -= 1;
                 if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            let inode = first.map(|nid| image.inode(nid)).transpose()?;
-            let inode = inode.filter(|inode| inode.space() == Space::Primary);
-            Ok(inode.map_or_else(|| image.superblock().meta_base(), |inode| inode.offset()))
+            let base = image.superblock().meta_base();
+            // Numbers are places, but for those in the metabox: then it is not known.
+            let offset = first.and_then(|nid| nid.0.checked_mul(INODE_SLOT)?.checked_add(base));
+            Ok(offset.unwrap_or(base))
         };
         find().map_err(|error: ferrofs_image::Error| error.to_string())
     }

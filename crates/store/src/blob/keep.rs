@@ -2,16 +2,18 @@
 //! Writing what was verified, telling the log, and taking away again.
 
 use super::BlobInner;
-use crate::StoreError;
 use crate::cache::lock;
 use crate::flight::Lead;
 use crate::log::{Runs, commit, evict};
 use crate::map::{GRAIN, GROUP_GRAINS, bytes_of, grains_of};
 use crate::stats::count;
+use crate::{FetchContext, StoreError, Table};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// A group that is present, and how long nobody has used it.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,34 @@ impl BlobInner {
         }
         lead.publish();
         Ok(())
+    }
+
+    /// Keeps the first bytes of the blob, which somebody has fetched, as far as they verify and
+    /// nobody else fetches them. What is wrong with them is not told.
+    pub(crate) fn give(&self, table: &Arc<Table>, bytes: &[u8]) {
+        let group = table.layout().geometry().group_len();
+        let len = (bytes.len() as u64).min(self.size);
+        let end = if len == self.size { len } else { len / group * group };
+        let Some(bytes) = bytes.get(..end as usize).filter(|bytes| !bytes.is_empty()) else {
+            return;
+        };
+        let context = FetchContext { deadline: Some(Instant::now()), ..FetchContext::default() };
+        let digests = match table.cached(0..end) {
+            Some(digests) => Ok(digests),
+            None => table.digests(0..end, &context),
+        };
+        if digests.and_then(|digests| digests.verify(0, bytes)).is_err() {
+            return;
+        }
+        let grains = grains_of(&(0..end));
+        let Some(lead) = self.flights.claim_whole(grains.clone()) else { return };
+        let Ok(Some(_held)) = self.files.try_grains(&self.id, &grains) else { return };
+        let Some(_room) = self.cache.admit(end) else { return };
+        if let Err(error) = self.keep(&lead, &(0..end), bytes)
+            && super::fetch::is_full(&error)
+        {
+            self.cache.is_full();
+        }
     }
 
     /// Makes what this process wrote durable, and says so in the log.

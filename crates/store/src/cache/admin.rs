@@ -159,6 +159,7 @@ impl Cache {
         let mut findings = check.findings;
         if repair && !findings.wrong.is_empty() {
             findings.dropped_bytes = drop_wrong(id, size, opened, &findings.wrong)?;
+            self.inner.space.freed(findings.dropped_bytes);
         }
         Ok(findings)
     }
@@ -403,7 +404,7 @@ impl CacheInner {
 
     fn scan_and_cull(&self, bytes: u64) -> Result<u64, StoreError> {
         let freed = self.cull(bytes)?;
-        self.space.scan(&self.root);
+        self.space.look(&self.root);
         Ok(freed)
     }
 

@@ -70,8 +70,9 @@ pub(super) fn spawn(cache: &Arc<CacheInner>, signals: Arc<Signals>) -> io::Resul
                 cache.note(&error);
             }
             cache.space.look(&cache.root);
-            if cache.space.wants_culling() {
-                cache.make_room(0);
+            let wish = cache.space.take_wish();
+            if wish > 0 || cache.space.wants_culling() {
+                cache.make_room(wish);
             }
         }
     })?;

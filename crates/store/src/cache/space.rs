@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much room there is.
 
+use super::shared::Shared;
 use super::{BlobId, BlobKind, CacheConfig, Thresholds};
 use crate::BlobStats;
 use crate::disk::Dir;
@@ -20,7 +21,7 @@ pub(crate) struct Reserved<'a> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.space.reserved.fetch_sub(self.len, Ordering::SeqCst);
+        self.space.freed(self.len);
     }
 }
 
@@ -35,7 +36,7 @@ enum Level {
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Bytes on disk, as far as this process knows.
+    /// Bytes on disk, as far as is known.
     pub used_bytes: u64,
     /// The limit of them, if there is one.
     pub bytes_max: Option<u64>,
@@ -56,8 +57,12 @@ pub(crate) struct Space {
     bytes_max: Option<u64>,
     blocks: Thresholds,
     files: Thresholds,
-    used: AtomicU64,
-    reserved: AtomicU64,
+    /// `None`: the file for it cannot be made (the disk is full); then `own` counts, and knows of
+    /// this process only.
+    shared: Option<Shared>,
+    own: AtomicU64,
+    /// This process has found no room since the last look at wishes.
+    wishes: AtomicBool,
     since_look: AtomicU64,
     level: AtomicU8,
     full: AtomicBool,
@@ -65,30 +70,45 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(config: &CacheConfig) -> Self {
-        Self {
+    /// Counts what all blobs take, unless others have, and looks at the file system.
+    pub(super) fn new(config: &CacheConfig, root: &Dir) -> Self {
+        let shared = Shared::open(root, || count(root)).ok();
+        let own = if shared.is_some() { 0 } else { count(root) };
+        let space = Self {
             bytes_max: config.bytes_max,
             blocks: config.blocks,
             files: config.files,
-            used: AtomicU64::new(0),
-            reserved: AtomicU64::new(0),
+            shared,
+            own: AtomicU64::new(own),
+            wishes: AtomicBool::new(false),
             since_look: AtomicU64::new(0),
             level: AtomicU8::new(0),
             full: AtomicBool::new(false),
             removed_blobs: AtomicU64::new(0),
-        }
+        };
+        space.look(root);
+        space
     }
 
-    /// Counts what all blobs take, and looks at the file system.
-    pub(super) fn scan(&self, root: &Dir) {
-        let mut used = 0;
-        for id in ids(root) {
-            if let Ok(Some(folder)) = super::files::enter(root, &id, false) {
-                used += disk_bytes(&folder);
-            }
+    fn used(&self) -> &AtomicU64 {
+        self.shared.as_ref().map_or(&self.own, Shared::used)
+    }
+
+    /// Bytes for which another process found no room: once, to who asks first and has not wished
+    /// itself.
+    pub(super) fn take_wish(&self) -> u64 {
+        if self.wishes.swap(false, Ordering::SeqCst) {
+            return 0;
         }
-        self.used.store(used, Ordering::Relaxed);
-        self.look(root);
+        self.shared.as_ref().map_or(0, |shared| shared.wished().swap(0, Ordering::SeqCst))
+    }
+
+    /// No room was found here for so many bytes: others may have some to give.
+    pub(super) fn wish(&self, len: u64) {
+        if let Some(shared) = self.shared.as_ref().filter(|_| self.bytes_max.is_some()) {
+            self.wishes.store(true, Ordering::SeqCst);
+            shared.wished().fetch_max(len, Ordering::SeqCst);
+        }
     }
 
     /// Looks at the file system. One that does not tell limits nothing.
@@ -103,13 +123,13 @@ impl Space {
     }
 
     pub(super) fn wrote(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::SeqCst);
+        self.used().fetch_add(bytes, Ordering::SeqCst);
         self.since_look.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn freed(&self, bytes: u64) {
         let less = |used: u64| Some(used.saturating_sub(bytes));
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+        self.used().fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).unwrap_or_default();
     }
 
     pub(super) fn needs_look(&self) -> bool {
@@ -127,13 +147,8 @@ impl Space {
             return None;
         }
         let max = self.bytes_max.unwrap_or(u64::MAX);
-        // Bytes that are written between the two loads were reserved before: they are counted.
-        let more = |reserved: u64| {
-            let used = self.used.load(Ordering::SeqCst);
-            let want = reserved.checked_add(len)?;
-            (used.checked_add(want)? <= max).then_some(want)
-        };
-        self.reserved.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        let more = |used: u64| used.checked_add(len).filter(|used| *used <= max);
+        self.used().fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         Some(Reserved { space: self, len })
     }
 
@@ -143,7 +158,7 @@ impl Space {
 
     /// Bytes that must go so that `len` more fit, with some to spare so that not every miss evicts.
     pub(super) fn excess(&self, root: &Dir, len: u64) -> u64 {
-        let used = self.used.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed);
+        let used = self.used().load(Ordering::SeqCst);
         let over = self.bytes_max.map_or(0, |max| {
             let want = used.saturating_add(len);
             if want > max { want.saturating_sub(max - max / 16) } else { 0 }
@@ -163,7 +178,7 @@ impl Space {
     pub(super) fn stats(&self, root: &Dir, total: BlobStats, open: u64) -> CacheStats {
         let (blocks_free_percent, files_free_percent) = free_percent(root);
         CacheStats {
-            used_bytes: self.used.load(Ordering::Relaxed),
+            used_bytes: self.used().load(Ordering::SeqCst),
             bytes_max: self.bytes_max,
             blocks_free_percent,
             files_free_percent,
@@ -191,6 +206,12 @@ fn free_percent(root: &Dir) -> (f64, f64) {
     rustix::fs::fstatvfs(&root.0).map_or((100.0, 100.0), |stat| {
         (percent(stat.f_bavail, stat.f_blocks), percent(stat.f_favail, stat.f_files))
     })
+}
+
+/// Bytes that all blobs take.
+fn count(root: &Dir) -> u64 {
+    let folders = ids(root).into_iter().map(|id| super::files::enter(root, &id, false));
+    folders.filter_map(|folder| folder.ok().flatten()).map(|folder| disk_bytes(&folder)).sum()
 }
 
 /// Bytes that the data of a blob take on disk.

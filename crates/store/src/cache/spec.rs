@@ -31,8 +31,8 @@ impl Default for Thresholds {
 pub struct CacheConfig {
     /// Its folder; made (only for its owner) if it is not there.
     pub path: PathBuf,
-    /// Bytes on disk that blobs may take together. A limit of this handle: give all processes the
-    /// same.
+    /// Bytes on disk that blobs may take together, of all processes. A limit of this handle: give
+    /// all processes the same.
     pub bytes_max: Option<u64>,
     /// Limits by free blocks.
     pub blocks: Thresholds,
@@ -115,6 +115,9 @@ pub struct BlobSpec {
     pub table: TableSpec,
     /// How it is treated.
     pub policy: Policy,
+    /// Bytes at the start that are sure to be read at once: of a blob that the cache does not know
+    /// they are fetched beside the head of its table.
+    pub head_len: u64,
 }
 
 impl BlobSpec {
@@ -127,6 +130,7 @@ impl BlobSpec {
             origin,
             table: TableSpec::default(),
             policy: Policy::default(),
+            head_len: 0,
         }
     }
 }

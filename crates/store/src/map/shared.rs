@@ -24,6 +24,8 @@ const WORD_BOOT: usize = 2; // and 3
 const WORD_SHAPE: usize = 4;
 const WORD_SEAL: usize = 5;
 const WORD_GENERATION: usize = 8;
+/// For who shares numbers, not presence.
+const WORD_NUMBERS: Range<usize> = 9..11;
 
 /// What was found where a map was expected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -193,6 +195,12 @@ impl Map {
     pub(crate) fn is_same(&self, generation: u64) -> bool {
         fence(Ordering::SeqCst);
         self.words()[WORD_GENERATION].load(Ordering::SeqCst) == generation
+    }
+
+    /// Two numbers that processes share; [`Map::reset`] leaves them as they are.
+    pub(crate) fn numbers(&self) -> [&AtomicU64; 2] {
+        let words = self.words();
+        [&words[WORD_NUMBERS.start], &words[WORD_NUMBERS.start + 1]]
     }
 
     /// Raises the generation: after bits were cleared, before bytes are taken away.

@@ -12,6 +12,8 @@ pub(super) struct Resume<'a> {
     demand: &'a Demand,
     /// What was asked for.
     range: Range<u64>,
+    /// The blob may be shorter than the range.
+    head: bool,
     /// The next byte that the receiver gets; `None` before it was told where it begins.
     position: Option<u64>,
     /// Everything is coming, not a range.
@@ -44,6 +46,7 @@ impl<'a> Resume<'a> {
             demand,
             asked: range.start,
             range,
+            head: false,
             position: None,
             is_whole: false,
             total: None,
@@ -55,6 +58,11 @@ impl<'a> Resume<'a> {
             wrong: None,
             scratch: vec![],
         }
+    }
+
+    /// Whether the blob may be shorter than the range.
+    pub(super) fn of_head(self, head: bool) -> Self {
+        Self { head, ..self }
     }
 
     /// The next byte that the receiver gets.
@@ -141,6 +149,9 @@ impl Sink for Resume<'_> {
         {
             let what = format!("{told} bytes, and {known} before");
             return self.refuse(FetchErrorKind::Changed, what);
+        }
+        if let Some(total) = total.filter(|_| self.head && self.range.start == 0) {
+            self.range.end = self.range.end.min(total);
         }
         if total.is_some_and(|total| total < self.range.end) {
             let what = format!("{} bytes, too few for {:?}", total.unwrap_or(0), self.range);

@@ -70,7 +70,7 @@ impl RangeSource for FileSource {
         &self,
         range: Range<u64>,
         sink: &mut dyn Sink,
-        _: &FetchContext,
+        context: &FetchContext,
     ) -> Result<(), FetchError> {
         let now = identify(&self.file).map_err(|error| failed(&self.path, &error))?;
         if now.size != self.identity.size {
@@ -93,6 +93,9 @@ impl RangeSource for FileSource {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result.map_err(|error| failed(&self.path, &error))?,
             };
+            if count == 0 && context.head && at == now.size {
+                return Ok(());
+            }
             if count == 0 {
                 let what = format!("{}: ends at {at}, before {}", self.path.display(), range.end);
                 return Err(FetchError::new(FetchErrorKind::Length, what));

@@ -20,6 +20,23 @@ pub(super) fn gather(
     Ok(sink.kept)
 }
 
+/// Fetches the first bytes of something whose size is not known: so many, or all that there are if
+/// the source tells how many that is.
+pub(crate) fn gather_head(
+    source: &dyn RangeSource,
+    len: u64,
+    context: &FetchContext,
+) -> Result<Vec<u8>, FetchError> {
+    let mut sink = Gather { range: 0..len, at: 0, kept: vec![], room: vec![0; ROOM_LEN] };
+    source.fetch(0..len, &mut sink, &FetchContext { head: true, ..*context })?;
+    let whole = sink.range.end;
+    if sink.kept.len() as u64 != whole {
+        let what = format!("{}: {} bytes of {whole}", source.describe(), sink.kept.len());
+        return Err(FetchError::new(FetchErrorKind::Length, what));
+    }
+    Ok(sink.kept)
+}
+
 const ROOM_LEN: usize = 64 << 10;
 
 struct Gather {
@@ -31,9 +48,14 @@ struct Gather {
 }
 
 impl Sink for Gather {
-    fn begin(&mut self, offset: u64, _total: Option<u64>) -> Result<(), SinkStop> {
+    fn begin(&mut self, offset: u64, total: Option<u64>) -> Result<(), SinkStop> {
         self.at = offset;
         self.kept.clear();
+        if self.range.start == 0
+            && let Some(total) = total
+        {
+            self.range.end = self.range.end.min(total);
+        }
         // Later than the start: it can never become whole.
         if offset > self.range.start { Err(SinkStop) } else { Ok(()) }
     }

@@ -2,7 +2,7 @@
 //! A table somewhere else, of which only the head is here at first.
 
 use super::build::verify;
-use super::gather::gather;
+use super::gather::{gather, gather_head};
 use super::pages::Page;
 use super::shelf::Shelf;
 use super::{Geometry, Head, Layout, PAGE_LEN, PageCache, Pin, TableError};
@@ -18,6 +18,9 @@ const WHOLE_MAX: u64 = 128 << 10;
 /// Coarse pages that are fetched with the first of them: of half a GiB with usual sizes. Who reads
 /// in large pieces needs nothing else, and 256 KiB are less than a round trip of most links.
 const COARSE_RUN: u64 = 64;
+/// What is asked for of a table whose size is not known: the head and the first coarse pages for a
+/// blob of 1 GiB; a round trip saved costs no more than it takes.
+const HEAD_GUESS: u64 = 160 << 10;
 /// Pages that nobody asked for are fetched if so many or fewer lie between two that are.
 const GAP_MAX: u64 = 2;
 
@@ -78,12 +81,23 @@ impl Counters {
         self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
+
+    fn fetch_head(
+        &self,
+        source: &dyn RangeSource,
+        context: &FetchContext,
+    ) -> Result<Vec<u8>, FetchError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let bytes = gather_head(source, HEAD_GUESS, context)?;
+        self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
 }
 
 impl Table {
     /// Takes the head from the shelf or fetches it: one request if the blob's size is known and the
     /// table has the usual geometry (of a small table all of it, and the first coarse pages of a
-    /// larger one, come with it), else two.
+    /// larger one, come with it), else one or two.
     pub fn open(
         pin: Pin,
         source: Arc<dyn RangeSource>,
@@ -435,8 +449,7 @@ fn try_head(
             Err(error) => return Err(error.into()),
         }
     }
-    let header_len = super::layout::HEADER_LEN as u64;
-    let mut bytes = counters.fetch(source, 0..header_len, context)?;
+    let mut bytes = counters.fetch_head(source, context)?;
     let layout = Layout::parse(&bytes)?;
     let found = layout.blob_size();
     if let Some(expected) = blob_size
@@ -445,8 +458,9 @@ fn try_head(
         // Before as much as a hostile header tells is fetched.
         return Err(TableError::OtherSize { expected, found });
     }
-    if first_len(&layout) > header_len {
-        bytes.extend(counters.fetch(source, header_len..first_len(&layout), context)?);
+    let come = bytes.len() as u64;
+    if first_len(&layout) > come {
+        bytes.extend(counters.fetch(source, come..first_len(&layout), context)?);
     }
     let more = bytes.split_off(layout.head_len() as usize);
     Ok((Head::parse(pin, &bytes)?, more))

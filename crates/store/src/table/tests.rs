@@ -247,7 +247,7 @@ fn small_tables_come_whole_in_one_request() {
     assert_eq!(server.count(), 1);
     let (server, opened) = open(Server::new(table.to_bytes()), None, table.pin());
     assert_eq!(opened.unwrap().layout().blob_size(), 1 << 20);
-    assert_eq!(server.count(), 2);
+    assert_eq!(server.count(), 1, "neither does one whose size is not known");
 }
 
 #[test]

@@ -80,10 +80,18 @@ fn ranges_come_exact_over_one_connection() {
         assert_eq!(sink.bytes, data[range.start as usize..range.end as usize]);
     }
     let context = FetchContext::default();
+    // As all that verify: they have enough with the last byte.
+    let mut enough = Kept { stop_after: Some(100), ..Kept::default() };
+    source.fetch(0..100, &mut enough, &context).unwrap();
+    assert_eq!(enough.bytes, data[..100]);
+    // Of a size that is not known.
+    let mut head = Kept::default();
+    source.fetch(0..20_000, &mut head, &FetchContext { head: true, ..context }).unwrap();
+    assert_eq!(head.bytes, data);
     let identity = source.identity(&context).unwrap();
     assert_eq!((identity.size, identity.validator.as_deref()), (10_000, Some("\"a\"")));
     let got = server.requests();
-    assert_eq!((got.len(), server.connections.load(Ordering::SeqCst)), (4, 1));
+    assert_eq!((got.len(), server.connections.load(Ordering::SeqCst)), (6, 1));
     assert_eq!(got[1].header("if-range"), Some("\"a\""));
     assert_eq!(got[1].header("accept-encoding"), Some("identity"));
 }
