@@ -96,6 +96,31 @@ fn shifted_content_is_in_memory_once() {
 }
 
 #[test]
+fn many_engines_have_one_budget() {
+    let content = noise(5_000_000, 8);
+    let limit = 8 << 20;
+    let domain = Domain::new(limit).unwrap();
+    let engines: Vec<_> = (0..4).map(|index| engine(&content, index % 2 == 0)).collect();
+    let files: Vec<_> = engines.iter().map(|engine| share(&domain, engine)).collect();
+    for file in &files {
+        assert!(read_all(file) == content);
+    }
+    let stats = domain.stats();
+    assert!(stats.chunk_memory < 5_100_000, "equal bytes once: {stats:?}");
+    assert_eq!(stats.chunk_equal_bytes, 15_000_000);
+    for file in &files {
+        random_reads(file, &content, 3, 20);
+    }
+    let decoded = domain.stats().segments_decoded;
+    assert_eq!(decoded, stats.segments_decoded, "all of it is there, for every engine");
+    let others: Vec<_> = (0..4).map(|seed| engine(&noise(5_000_000, 20 + seed), true)).collect();
+    for engine in &others {
+        read_all(&share(&domain, engine));
+    }
+    assert!(domain.stats().chunk_memory <= limit, "{:?}", domain.stats());
+}
+
+#[test]
 fn eviction_and_threads_lose_nothing() {
     let a = noise(6_000_000, 2);
     let mut b = a.clone();
