@@ -85,7 +85,7 @@ fn shifted_content_is_in_memory_once() {
     assert!(read_all(&share(&domain, &engine(&b, false))) == b);
     let two = domain.stats();
     let len = a.len() as u64;
-    assert!((len..len * 103 / 100).contains(&one.chunk_memory), "{one:?}");
+    assert!((len..len * 105 / 100).contains(&one.chunk_memory), "{one:?}");
     // Around the ends of segments and at the beginning chunks differ.
     assert!(two.chunk_memory - one.chunk_memory < len / 20, "{two:?}");
     assert_eq!(two.segments_decoded, 6);
@@ -106,7 +106,7 @@ fn many_engines_have_one_budget() {
         assert!(read_all(file) == content);
     }
     let stats = domain.stats();
-    assert!(stats.chunk_memory < 5_100_000, "equal bytes once: {stats:?}");
+    assert!(stats.chunk_memory < 5_250_000, "equal bytes once: {stats:?}");
     assert_eq!(stats.chunk_equal_bytes, 15_000_000);
     for file in &files {
         random_reads(file, &content, 3, 20);
