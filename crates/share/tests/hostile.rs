@@ -44,7 +44,7 @@ fn count(engine: &Engine) -> bool {
 fn pools(domain: &Domain, engine: &Arc<Engine>) -> usize {
     let image = engine.image();
     let mut compared = 0;
-    let root = image.inode(image.root()).and_then(|root| Ok(image.directory(&root)?.entries()?));
+    let root = image.inode(image.root()).and_then(|root| image.directory(&root)?.entries());
     for entry in root.unwrap_or_default() {
         let Ok(inode) = image.inode(entry.nid) else { continue };
         if inode.file_type != FileType::Regular || inode.size > READ_MAX / 16 {
