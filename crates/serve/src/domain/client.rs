@@ -88,7 +88,7 @@ fn describe(added: &Added) -> String {
     }
     if added.stats.differing_bytes > 0 {
         let more = mib(added.stats.differing_bytes);
-        text += &format!("; {more:.1} MiB are equal but for mode, owner, time or attributes");
+        text = format!("{text}; {more:.1} MiB are equal but for mode, owner, time or attributes");
     }
     text
 }

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of a file, decoded at a time.
 const SEGMENT: u64 = 4 << 20;
-/// Chunks on average; the least is a quarter of that, the greatest four times.
-const AVERAGE: usize = 16 << 10;
+/// Chunks on average; the least is a quarter of that, the greatest four times. With 16 KiB the second
+/// image of real pairs took 2 to 17 % more.
+const AVERAGE: usize = 8 << 10;
 /// What an entry of the cache costs besides its bytes, about.
 const OVERHEAD: usize = 160;
 /// Each shard has its part of the limit only.

@@ -85,7 +85,7 @@ fn shifted_content_is_in_memory_once() {
     assert!(read_all(&share(&domain, &engine(&b, false))) == b);
     let two = domain.stats();
     let len = a.len() as u64;
-    assert!((len..len * 103 / 100).contains(&one.chunk_memory), "{one:?}");
+    assert!((len..len * 105 / 100).contains(&one.chunk_memory), "{one:?}");
     // Around the ends of segments and at the beginning chunks differ.
     assert!(two.chunk_memory - one.chunk_memory < len / 20, "{two:?}");
     assert_eq!(two.segments_decoded, 6);
@@ -93,6 +93,31 @@ fn shifted_content_is_in_memory_once() {
     let other = Domain::new(64 << 20).unwrap();
     assert!(read_all(&share(&other, &engine(&a, true))) == a);
     assert_eq!(other.stats().chunk_equal_bytes, 0);
+}
+
+#[test]
+fn many_engines_have_one_budget() {
+    let content = noise(5_000_000, 8);
+    let limit = 8 << 20;
+    let domain = Domain::new(limit).unwrap();
+    let engines: Vec<_> = (0..4).map(|index| engine(&content, index % 2 == 0)).collect();
+    let files: Vec<_> = engines.iter().map(|engine| share(&domain, engine)).collect();
+    for file in &files {
+        assert!(read_all(file) == content);
+    }
+    let stats = domain.stats();
+    assert!(stats.chunk_memory < 5_250_000, "equal bytes once: {stats:?}");
+    assert_eq!(stats.chunk_equal_bytes, 15_000_000);
+    for file in &files {
+        random_reads(file, &content, 3, 20);
+    }
+    let decoded = domain.stats().segments_decoded;
+    assert_eq!(decoded, stats.segments_decoded, "all of it is there, for every engine");
+    let others: Vec<_> = (0..4).map(|seed| engine(&noise(5_000_000, 20 + seed), true)).collect();
+    for engine in &others {
+        read_all(&share(&domain, engine));
+    }
+    assert!(domain.stats().chunk_memory <= limit, "{:?}", domain.stats());
 }
 
 #[test]

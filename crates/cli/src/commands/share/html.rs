@@ -64,11 +64,14 @@ fn chart(page: &mut Page, found: &Estimate) {
             ));
             x += width;
         }
+        let saved = match row.unique_bytes {
+            all if all == row.total_bytes => String::new(),
+            _ => format!(" (-{:.1} %)", row.saved_percent),
+        };
         page.put(format_args!(
-            "<text x=\"{:.2}\" y=\"{text}\">{} (-{:.1} %)</text>\n",
+            "<text x=\"{:.2}\" y=\"{text}\">{}{saved}</text>\n",
             x + 8.0,
-            megabytes(row.unique_bytes),
-            row.saved_percent
+            megabytes(row.unique_bytes)
         ));
     }
     page.put(format_args!("</svg>\n"));
