@@ -25,7 +25,7 @@ from frames import regular_files  # noqa: E402
 from groups import Group  # noqa: E402
 from harness import BenchError, fault_in, scratch  # noqa: E402
 from measure import FRAMES  # noqa: E402
-from ways import Way  # noqa: E402
+from ways import Way, end_well  # noqa: E402
 
 COLUMNS = ("round", "way", "first_s", "first_cpu_s", "again_s", "again_cpu_s", "bytes")
 GOAL = 0.95
@@ -68,6 +68,7 @@ def one(options, place, way_name, number):
 
 
 def main():
+    end_well()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ferrofs", required=True)
     parser.add_argument("--image", required=True)

@@ -23,6 +23,7 @@ import time
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE = 1 << 20
+SNAPSHOTS = 20
 PRESENT = 1 << 63
 FRAME = (1 << 55) - 1
 PROT_READ, MAP_SHARED, MADV_POPULATE_READ = 1, 1, 22
@@ -73,15 +74,37 @@ def mapped(file, size):
     return address
 
 
-def frames_of(pagemap, address, size, frames):
-    """Adds the frames behind a mapping to FRAMES; returns how many pages have none."""
-    count = -(-size // PAGE)
-    entries = array.array("Q", os.pread(pagemap, count * 8, address // PAGE * 8))
-    if len(entries) != count:
-        raise OSError("/proc/self/pagemap ended early")
-    found = [entry & FRAME for entry in entries if entry & PRESENT]
-    frames.update(found)
-    return count - len(found)
+def snapshot(pagemap, mappings):
+    """Which frame is behind each page of MAPPINGS now; 0 where there is none."""
+    found = []
+    for address, size in mappings:
+        count = -(-size // PAGE)
+        entries = array.array("Q", os.pread(pagemap, count * 8, address // PAGE * 8))
+        if len(entries) != count:
+            raise OSError("/proc/self/pagemap ended early")
+        present = (entry & FRAME if entry & PRESENT else 0 for entry in entries)
+        found.append(array.array("Q", present))
+    return found
+
+
+def frames_behind(mappings):
+    """(distinct frames, pages without one) of MAPPINGS.
+
+    The kernel moves pages to other frames when it compacts memory, and gives the old ones to other
+    pages, which are then one frame for two. So what counts is a snapshot that was seen twice.
+    """
+    pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
+    last = snapshot(pagemap, mappings)
+    for _ in range(SNAPSHOTS):
+        now = snapshot(pagemap, mappings)
+        if now == last:
+            frames = set().union(*now)
+            absent = sum(entries.count(0) for entries in now)
+            if absent and len(frames) == 1:
+                raise PermissionError("/proc/self/pagemap tells no frame numbers: not root")
+            return len(frames - {0}), absent
+        last = now
+    raise OSError(f"pages moved in each of {SNAPSHOTS} snapshots")
 
 
 def main():
@@ -108,15 +131,10 @@ def main():
     result = {"bytes": read_bytes, "seconds": time.monotonic() - start}
     result["cpu_s"] = time.process_time() - cpu
     if not options.read_only:
-        frames, absent = set(), 0
-        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
-        for address, size in mappings:
-            absent += frames_of(pagemap, address, size, frames)
-        if 0 in frames:
-            raise PermissionError("/proc/self/pagemap tells no frame numbers: not root")
+        frames, absent = frames_behind(mappings)
         pages = sum(-(-size // PAGE) for _, size in mappings)
         result |= {"files": len(mappings), "page_bytes": pages * PAGE, "digests": digests}
-        result |= {"frame_bytes": len(frames) * PAGE, "absent_pages": absent}
+        result |= {"frame_bytes": frames * PAGE, "absent_pages": absent}
     print(json.dumps(result), flush=True)
     if options.keep:
         sys.stdin.read()

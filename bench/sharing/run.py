@@ -22,7 +22,7 @@ import table  # noqa: E402
 from calculate import Tree, calculate  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
 from measure import COLUMNS, TOLERANCE, measure  # noqa: E402
-from ways import NAMES, known as known_ways  # noqa: E402
+from ways import NAMES, end_well, known as known_ways  # noqa: E402
 
 MIXES = {"same": ("lz4", "lz4"), "mixed": ("lz4", "zstd")}
 
@@ -78,6 +78,7 @@ def rows_of(options, pair):
 
 
 def main():
+    end_well()
     options = parse()
     os.makedirs(options.out, exist_ok=True)
     rows = []

@@ -26,7 +26,7 @@ from disk import Disk  # noqa: E402
 from groups import Group  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
 from measure import SETTLE_S  # noqa: E402
-from ways import NAMES, Way, known as known_ways  # noqa: E402
+from ways import NAMES, Way, end_well, known as known_ways  # noqa: E402
 
 START_S = 30
 LOAD_S = 300
@@ -193,6 +193,7 @@ def _both(pair, folders, applications, servers):
 
 
 def main():
+    end_well()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ferrofs", required=True)
     parser.add_argument("--folder", required=True, help="the pairs")
