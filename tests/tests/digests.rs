@@ -25,7 +25,7 @@ fn populate(root: &Path) {
     write("empty", b"");
     write("one", b"x");
     write("text", &b"words that compress, and more of them\n".repeat(3000));
-    write("zeros", &[0; 70_000]);
+    write("zeros", &vec![0; 70_000]);
     let mut random = fastrand::Rng::with_seed(5);
     let mut noise = vec![0; (17 << 20) + 77];
     random.fill(&mut noise);

@@ -62,7 +62,7 @@ mod tests {
             }
             other => assert_eq!(other.unwrap(), 0),
         }
-        file.write_all(&[1; 100_000]).unwrap();
+        file.write_all(&vec![1; 100_000]).unwrap();
         let page = rustix::param::page_size() as u64;
         assert_eq!(cached_bytes(&file).unwrap(), 100_000_u64.next_multiple_of(page));
     }

@@ -81,10 +81,6 @@ impl Domain {
         let stats = run(&format!("share stat {} --json", self.name), &[]).ok();
         serde_json::from_str(&stats).unwrap()
     }
-
-    fn umount(&self, target: &Path) {
-        run("umount {}", &[target]).ok();
-    }
 }
 
 impl Drop for Domain {
@@ -117,6 +113,10 @@ fn cached(path: &Path) -> u64 {
     ferrofs_linux::pagecache::cached_bytes(&std::fs::File::open(path).unwrap()).unwrap()
 }
 
+fn umount(target: &Path) {
+    run("umount {}", &[target]).ok();
+}
+
 fn number(path: &Path) -> (u64, u64) {
     let meta = path.symlink_metadata().unwrap();
     (meta.dev(), meta.ino())
@@ -129,10 +129,14 @@ fn assert_same(tree: &Path, mounted: &Path) {
         let path = entry.unwrap().path();
         if path.is_file() {
             let other = mounted.join("dir").join(path.file_name().unwrap());
-            assert!(std::fs::read(&path).unwrap() == std::fs::read(&other).unwrap(), "{path:?}");
+            assert!(
+                std::fs::read(&path).unwrap() == std::fs::read(&other).unwrap(),
+                "{}",
+                path.display()
+            );
             let (one, two) = (path.metadata().unwrap(), other.metadata().unwrap());
             assert_eq!(one.mtime(), two.mtime());
-            assert_eq!((one.mode(), one.nlink()), (two.mode(), two.nlink()), "{path:?}");
+            assert_eq!((one.mode(), one.nlink()), (two.mode(), two.nlink()), "{}", path.display());
         }
     }
 }
@@ -191,7 +195,7 @@ fn share_three(mut domain: Domain) {
     let memory = stats["memory_bytes"].as_u64().unwrap();
     assert!((text..2 * text).contains(&memory), "{stats}");
     // One leaves; the others stay.
-    domain.umount(a);
+    umount(a);
     assert_same(&other, b);
     assert_same(&tree, c);
 }
@@ -241,14 +245,14 @@ fn mount_again(mut domain: Domain) {
     assert_same(&tree, &target);
     let before = domain.stats();
     assert!(before["device_bytes"].as_u64().unwrap() > 0);
-    domain.umount(&target);
+    umount(&target);
     domain.mount_on(&image, &target, "");
     assert_same(&tree, &target);
     let after = domain.stats();
     assert_eq!(before["device_bytes"], after["device_bytes"], "nothing is read again");
     assert_eq!(after["images"].as_array().unwrap().len(), 1);
     // Another image in its place is another image.
-    domain.umount(&target);
+    umount(&target);
     std::fs::write(tree.join("small"), "changed\n").unwrap();
     let image = domain.image(&tree, "a.erofs", "-z lz4");
     domain.mount_on(&image, &target, "");
@@ -273,7 +277,7 @@ fn leave(mut domain: Domain) {
     assert_same(&tree, &two);
     // From here on the server knows that it is mounted.
     assert_eq!(domain.stats()["images"].as_array().unwrap().len(), 2);
-    domain.umount(&one);
+    umount(&one);
     let begin = Instant::now();
     while domain.stats()["images"].as_array().unwrap().len() > 1 {
         assert!(begin.elapsed() < LIMIT, "the first image stays");
