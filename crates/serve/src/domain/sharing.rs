@@ -7,7 +7,7 @@
 //! read, and nobody else. Invariants: what was decided of a file stays; only proven content is given
 //! to other images; a file that is not what its image says is never shared.
 
-use super::content::{Content, Proof, claim};
+use super::content::{Content, Proof, claim, sample};
 use super::member::Member;
 use super::nodes::FileId;
 use super::shared::SharedFile;
@@ -15,7 +15,7 @@ use ferrofs_fuse::{Attr, Errno};
 use ferrofs_image::Inode;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What two files must have in common besides content to be one node.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -36,6 +36,8 @@ struct Known {
     attributes: Attributes,
     claim: Option<Content>,
     proof: Arc<Mutex<Proven>>,
+    /// Hash of its first and last bytes: what rules out most files that are only as long.
+    sample: Arc<OnceLock<[u8; 32]>>,
 }
 
 /// How far a file is known. The lock is held while it is hashed, so that it is hashed once.
@@ -116,6 +118,7 @@ impl Sharing {
             },
             claim: claim(image, inode).map_err(fail)?,
             proof: Arc::default(),
+            sample: Arc::default(),
         };
         let id = member.id(inode.nid);
         let key = (inode.size, known.attributes);
@@ -150,6 +153,10 @@ impl Sharing {
             let Some(known) = state.files.get(&id).cloned() else { return Ok(own) };
             (known, candidates(&state, id, inode.size).collect::<Vec<_>>())
         };
+        let others = self.alike(&known, id, others);
+        if others.is_empty() {
+            return Ok(own);
+        }
         // Bytes that are not here are not fetched to prove a word that only its own users take.
         let absent = !member.has(inode.nid);
         let content = match known.claim {
@@ -178,6 +185,32 @@ impl Sharing {
             return self.share((&known, id), (&other, other_id), content, proof.as_deref());
         }
         Ok(own)
+    }
+
+    /// Leaves out files of which nothing is known but that they begin or end otherwise.
+    fn alike(&self, known: &Known, id: FileId, mut others: Vec<FileId>) -> Vec<FileId> {
+        let of = |known: &Known, id: FileId| {
+            if let Some(sample) = known.sample.get() {
+                return Some(*sample);
+            }
+            // Nothing is fetched for this, and what cannot be read is not ruled out.
+            if !known.member.has(id.nid) {
+                return None;
+            }
+            let found = sample(&known.member, id.nid).ok()?;
+            Some(*known.sample.get_or_init(|| found))
+        };
+        others.retain(|other_id| {
+            let Some(other) = self.lock().files.get(other_id).cloned() else { return false };
+            if known.claim.is_some() && known.claim == other.claim {
+                return true;
+            }
+            match (of(known, id), of(&other, *other_id)) {
+                (Some(one), Some(two)) => one == two,
+                _ => true,
+            }
+        });
+        others
     }
 
     /// Puts a file to those that have its content, if there are some.
