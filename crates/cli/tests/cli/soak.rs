@@ -414,8 +414,9 @@ fn sixteen_cold_readers_cost_the_origin_each_group_once() {
                 scope.spawn(move || live.read_all().unwrap());
             }
         });
-        let again = site.origin().ledger().served_again("/image.erofs");
-        assert!(again.is_empty(), "{options}: {again:?}");
+        let ledger = site.origin().ledger();
+        let again = ledger.served_again("/image.erofs");
+        assert!(again.is_empty(), "{options}: {again:?} of {:#?}", ledger.entries());
     }
 }
 
