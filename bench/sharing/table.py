@@ -7,7 +7,7 @@ COLORS = {
     "kernel": "#9aa0a6", "fuse": "#bdc1c6", "superblock": "#1a73e8", "overlay": "#188038",
     "passthrough": "#e37400", "auto": "#a142f4",
 }
-BAR, GAP, LEFT, WIDTH = 14, 12, 170, 620
+BAR, GAP, LEFT, WIDTH = 14, 12, 215, 620
 
 
 
@@ -81,7 +81,7 @@ def chart(rows, pairs):
         width = WIDTH * row["frames_mb"] / most
         color = COLORS.get(row["way"], "#444444")
         shapes.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}" fill="{color}"/>')
-        shapes.append(_text(76, y + BAR - 3, f"{row['way']} {'mixed' if _mixed(row) else ''}"))
+        shapes.append(_text(100, y + BAR - 3, f"{row['way']} {'mixed' if _mixed(row) else ''}"))
         shapes.append(_text(LEFT + width + 8, y + BAR - 3, f"{row['frames_mb']:.1f} MB"))
         x = LEFT + WIDTH * row["whole_mb"] / most
         shapes.append(f'<path d="M{x:.1f} {y - 1}v{BAR}" stroke="#d93025" stroke-width="2"/>')
