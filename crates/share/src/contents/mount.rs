@@ -5,6 +5,10 @@
 //! what was read stays in memory, until [`ContentStore::prune`]. The metadata is mounted there, too,
 //! but only until the overlay holds it. So unmounting an image is unmounting the overlay, whoever
 //! does that.
+//!
+//! A store is looked at whenever an image is mounted: one whose length has changed is refused. Nobody
+//! guards those that are mounted already. If root cuts one off, the kernel gives errors for what lies
+//! behind the new end, but for reads that cross it wrong bytes were seen on Linux 6.18.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
