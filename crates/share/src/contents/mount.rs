@@ -7,8 +7,8 @@
 //! does that.
 //!
 //! A store is looked at whenever an image is mounted: one whose length has changed is refused. Nobody
-//! guards those that are mounted already. If root cuts one off, the kernel gives errors for what lies
-//! behind the new end, but for reads that cross it wrong bytes were seen on Linux 6.18.
+//! guards those that are mounted already: if root cuts one off, Linux 6.18 gives errors for some of
+//! what is gone, and zeros for the rest.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
