@@ -13,6 +13,7 @@ MECHANISMS = ("superblock", "overlay", "passthrough", "auto")
 WITH_STORE = ("overlay",)
 PLAIN = ("kernel", "fuse")
 NAMES = (*PLAIN, *MECHANISMS)
+RUN = "/run/ferrofs/share"  # where a domain's server has its own mounts
 TIMEOUT_S = 600
 KEEP_S = 600
 
@@ -73,7 +74,7 @@ class Way:
             self._run("share", "prune", self.domain, "--share-dir", self.store, check=False)
         elif self.shares:
             self._run("share", "stop", self.domain, check=False)
-        for target in _mounts_below(self.store):
+        for target in [*_mounts_below(self.store), *_mounts_below(os.path.join(RUN, self.domain))]:
             subprocess.run(["umount", "-l", target], check=False)
 
 
