@@ -216,7 +216,11 @@ fn processes_share_one_limit() {
             let got = read(&blobs[which], at as u64, 65536).unwrap();
             assert_eq!(got, sources[which].bytes[at..at + 65536]);
             assert!(disk_bytes(folder.path()) <= MAX);
-            assert!(one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX);
+            // What was reserved counts beside what was written until the fetch has ended, which may
+            // be a moment after its reader has gone on.
+            let fits = || one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX;
+            let soon = |_| fits() || (std::thread::sleep(Duration::from_millis(1)), false).1;
+            assert!((0..10_000).any(soon), "{:?}", one.stats());
         }
     };
     fill(0);

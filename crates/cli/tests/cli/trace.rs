@@ -43,9 +43,13 @@ fn counter(mounted: &Path, name: &str) -> u64 {
 
 /// Waits for all prefetches of a mount; at least one must have been begun.
 fn settled(mounted: &Path) {
+    // A replay comes in steps, and metadata before it: between them nothing may be under way.
+    let mut last = (0, 0);
     until("the end of the prefetches", || {
         let done = counter(mounted, "prefetch_done_bytes");
-        (done > 0 && counter(mounted, "prefetch_jobs") == 0).then_some(())
+        let idle = done > 0 && counter(mounted, "prefetch_jobs") == 0;
+        last = if idle && done == last.0 { (done, last.1 + 1) } else { (done, 0) };
+        (last.1 >= 10).then_some(())
     });
     assert_eq!(counter(mounted, "prefetch_failed_bytes"), 0);
 }

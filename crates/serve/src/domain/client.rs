@@ -15,9 +15,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Longest name of a domain in bytes.
 const NAME_MAX: usize = 64;
+/// A server that was stopped is gone after this time.
+const STOP_TIME: Duration = Duration::from_secs(10);
 /// How long caches are kept if nobody says.
 pub const KEEP_SECONDS: u64 = 600;
 
@@ -213,5 +216,12 @@ pub fn domain_stats(domain: &str) -> Result<DomainStats> {
 /// Ends a domain of which nothing is mounted, and so its cache.
 pub fn stop_domain(domain: &str) -> Result<()> {
     let (stream, folder) = server(domain)?;
-    ask(&stream, &folder, &DomainCommand::Stop)
+    ask::<serde_json::Value>(&stream, &folder, &DomainCommand::Stop)?;
+    // Its mounts go last of all that it does.
+    let begun = Instant::now();
+    let left = || ferrofs_linux::mountinfo::find_under(&folder).is_ok_and(|left| !left.is_empty());
+    while left() && begun.elapsed() < STOP_TIME {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

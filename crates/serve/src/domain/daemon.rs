@@ -412,6 +412,8 @@ impl Domain {
             // Nothing is mounted from it any more; whoever looks at its folder has lost.
             let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
         }
+        // The lock stays, for who waits for it: with it the folder.
+        let _ = std::fs::remove_dir(self.spec.folder.join("tree"));
         std::process::exit(0)
     }
 
