@@ -366,6 +366,27 @@ fn a_lie_about_content_hurts_nobody_else() {
 }
 
 #[test]
+fn files_of_absurd_size_hold_up_nobody() {
+    for mechanism in MECHANISMS {
+        let Some(mut domain) = Domain::by(mechanism, "size") else { continue };
+        let tree = domain.scratch.tree();
+        let file = std::fs::File::create(tree.join("huge")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let a = domain.image(&tree, "a.erofs", "");
+        let b = domain.image(&tree, "b.erofs", "-z lz4");
+        for mounted in [domain.mount(&a, ""), domain.mount(&b, "")] {
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::File::open(mounted.join("huge")).unwrap();
+            let mut buf = [1; 100];
+            file.read_exact_at(&mut buf, 1 << 39).unwrap();
+            assert_eq!(buf, [0; 100]);
+        }
+        // It would take a quarter of an hour to hash.
+        assert!(domain.stats()["hashed_bytes"].as_u64().unwrap() < 1 << 30);
+    }
+}
+
+#[test]
 fn a_killed_server_gives_errors() {
     let Some(mut domain) = Domain::new("killed") else { return };
     let tree = domain.scratch.tree();

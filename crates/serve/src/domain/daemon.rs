@@ -11,7 +11,7 @@ use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats,
 use super::view::{ViewServer, probe};
 use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
 use crate::{EngineConfig, Error, MountOptions, Result, lazy};
-use ferrofs_fuse::{ROOT_NODE, Session};
+use ferrofs_fuse::{ROOT_NODE, Session, SessionConfig};
 use ferrofs_image::Nid;
 use ferrofs_linux::{UnmountFlags, mountinfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,6 +34,11 @@ const LOOK_TIME: Duration = Duration::from_millis(500);
 const JOIN_TIME: Duration = Duration::from_secs(30);
 /// How long a client may take to say what it wants.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
+/// Threads of a file system: readers of images read on demand, and of content that is hashed, wait.
+pub(crate) const THREADS_MAX: usize = 32;
+/// Directory entries of an image that are looked at when it joins; files behind them are met when they
+/// are asked for.
+const ENTRIES_MAX: u32 = 1 << 24;
 /// Clients at a time.
 const CLIENTS_MAX: usize = 16;
 
@@ -101,6 +106,7 @@ impl Domain {
         let by_content = spec.mechanism == Mechanism::Passthrough;
         let fs = Arc::new(DomainFs::new(spec.trust, by_content));
         let config = MountOptions::default().session(&format!("ferrofs-domain:{}", spec.name));
+        let config = SessionConfig { threads_max: THREADS_MAX, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
         let socket = spec.folder.join("socket");
@@ -474,6 +480,7 @@ fn count(fs: &DomainFs, member: &Arc<Member>) {
     let image = member.image();
     let mut pending = vec![image.root()];
     let mut seen: HashSet<Nid> = HashSet::from([image.root()]);
+    let mut left = ENTRIES_MAX;
     while let Some(nid) = pending.pop() {
         let Ok(directory) = image.inode(nid) else { continue };
         let Ok(directory) = image.directory(&directory) else { continue };
@@ -493,8 +500,12 @@ fn count(fs: &DomainFs, member: &Arc<Member>) {
                     _ => {}
                 }
             }
-            ControlFlow::Continue(())
+            left = left.saturating_sub(1);
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        if left == 0 {
+            return;
+        }
         if let Err(error) = walked {
             tracing::warn!(nid = nid.0, %error, "a directory cannot be read");
         }

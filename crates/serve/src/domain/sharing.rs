@@ -17,6 +17,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+/// Larger files are not shared: an image can say that it has files of any size, and hashing them would
+/// take for ever.
+const SIZE_MAX: u64 = 16 << 30;
+
 /// What two files must have in common besides content to be one node.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Attributes {
@@ -104,7 +108,10 @@ impl Sharing {
 
     /// Takes note of a regular file, so that others can be compared with it.
     pub(crate) fn note(&self, member: &Arc<Member>, inode: &Inode) -> Result<(), Errno> {
-        if inode.size == 0 || self.lock().files.contains_key(&member.id(inode.nid)) {
+        if inode.size == 0
+            || inode.size > SIZE_MAX
+            || self.lock().files.contains_key(&member.id(inode.nid))
+        {
             return Ok(());
         }
         let fail = |error: ferrofs_image::Error| Errno::new(error.errno());

@@ -7,6 +7,7 @@
 //! any other: the kernel maps no page that was not. Invariant: all who have a file open at a time have
 //! the same one behind it.
 
+use super::daemon::THREADS_MAX;
 use super::fs::DomainFs;
 use super::member::Member;
 use crate::{MountOptions, Result};
@@ -57,7 +58,7 @@ impl ViewServer {
             backings: OnceLock::new(),
             open: Mutex::default(),
         });
-        let config = SessionConfig { passthrough: true, ..config };
+        let config = SessionConfig { passthrough: true, threads_max: THREADS_MAX, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&view) as _, target, config)?);
         // Nobody has asked yet: requests are answered from here on.
         let _ = view.backings.set(session.notifier().backings());
