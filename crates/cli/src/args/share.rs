@@ -37,6 +37,24 @@ pub(crate) enum ShareCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Unmount content stores (--share-by overlay) that no mounted image uses; their caches go
+    Prune {
+        /// The domain
+        domain: String,
+        /// Where contents are stored [default: /var/lib/ferrofs/share]
+        #[arg(long, value_name = "FOLDER")]
+        share_dir: Option<PathBuf>,
+    },
+    /// Remove an image from a content store (--share-by overlay), with what no other image uses
+    Rm {
+        /// The domain
+        domain: String,
+        /// The image, as it was mounted
+        image: PathBuf,
+        /// Where contents are stored [default: /var/lib/ferrofs/share]
+        #[arg(long, value_name = "FOLDER")]
+        share_dir: Option<PathBuf>,
+    },
     /// End a domain of which nothing is mounted; its caches go
     Stop {
         /// The domain

@@ -13,6 +13,10 @@ pub(crate) fn run(args: &ShareArgs) -> anyhow::Result<u8> {
         ShareCommand::Estimate(args) => return estimate::run(args),
         ShareCommand::Ls { json } => domain::list(*json)?,
         ShareCommand::Stat { domain, json } => domain::stat(domain, *json)?,
+        ShareCommand::Prune { domain, share_dir } => overlay::prune(domain, share_dir.as_deref())?,
+        ShareCommand::Rm { domain, image, share_dir } => {
+            overlay::remove(domain, share_dir.as_deref(), image)?;
+        }
         ShareCommand::Stop { domain } => ferrofs_serve::stop_domain(domain)?,
     }
     Ok(0)

@@ -471,3 +471,34 @@ fn bad_words_are_refused() {
     assert!(run("share stat nobody-has-this", &[]).fails(1).contains("no domain"));
     assert!(run("mount --trust-digests {} {}", &[&image, &target]).code != 0);
 }
+
+#[test]
+fn content_stores_hold_what_images_have_in_common_once() {
+    let Some(mut domain) = Domain::by("overlay", "store") else { return };
+    let tree = domain.scratch.tree();
+    let other = domain.copy("other");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(other.join("dir/text"), mode).unwrap();
+    let a = domain.image(&tree, "a.erofs", "-z lz4");
+    let b = domain.image(&other, "b.erofs", "");
+    let folder = domain.scratch.path("stores");
+    let place = format!("--share-dir {}", folder.display());
+    let (one, two) = (domain.mount(&a, &place), domain.mount(&b, &place));
+    assert_same(&tree, &one);
+    assert_same(&other, &two);
+    let name = domain.name.clone();
+    let share = |command: &str| run(&format!("share {command} {name} {place}"), &[]);
+    assert!(share("prune").ok().is_empty());
+    assert_same(&tree, &one);
+    umount(&one);
+    umount(&two);
+    let pruned = share("prune");
+    assert!(!pruned.err.contains(" 0 stores"), "{}", pruned.err);
+    assert!(share("prune").err.contains(" 0 stores"));
+    // What both had stays for the one that is left.
+    run(&format!("share rm {name} {{}} {place}"), &[&a]).ok();
+    domain.mount_on(&b, &two, &place);
+    assert_same(&other, &two);
+    umount(&two);
+    assert!(!share("prune").err.contains(" 0 stores"));
+}

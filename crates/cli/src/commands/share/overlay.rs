@@ -15,6 +15,29 @@ pub(crate) struct Place<'a> {
     pub(crate) trust_digests: bool,
 }
 
+fn open(
+    domain: &str,
+    folder: Option<&Path>,
+    options: StoreOptions,
+) -> anyhow::Result<ContentStore> {
+    Ok(ContentStore::open(folder.unwrap_or(Path::new(ContentStore::PLACE)), domain, options)?)
+}
+
+/// Unmounts stores that nobody uses.
+pub(crate) fn prune(domain: &str, folder: Option<&Path>) -> anyhow::Result<()> {
+    let pruned = open(domain, folder, StoreOptions::default())?.prune()?;
+    eprintln!("ferrofs: {pruned} stores unmounted");
+    Ok(())
+}
+
+/// Takes an image out of a content store.
+pub(crate) fn remove(domain: &str, folder: Option<&Path>, image: &Path) -> anyhow::Result<()> {
+    let store = open(domain, folder, StoreOptions::default())?;
+    let id = store.identify(&Input { image: image.to_owned(), offset: 0, devices: Vec::new() })?;
+    store.remove(id)?;
+    Ok(())
+}
+
 /// Adds the image to the domain's content store and mounts it; gives a line about it.
 pub(crate) fn overlay(
     place: &Place<'_>,
@@ -34,8 +57,7 @@ pub(crate) fn overlay(
     let offset = options.offset.unwrap_or(files.offset);
     let input = Input { image: files.image, offset, devices };
     let settings = StoreOptions { trust_digests: place.trust_digests, ..StoreOptions::default() };
-    let folder = place.folder.unwrap_or(Path::new(ContentStore::PLACE));
-    let store = ContentStore::open(folder, place.domain, settings)?;
+    let store = open(place.domain, place.folder, settings)?;
     let added = store.add(&input)?;
     store.mount(added.image, target, flags)?;
     let how = format!("mounted by overlayfs over the content store of {}", place.domain);
