@@ -165,6 +165,12 @@ impl Engine {
         Self { core: Arc::new(core) }
     }
 
+    /// Starts all worker threads now, instead of when there is work for them: as children of this
+    /// thread, with its signals and processors.
+    pub fn start_workers(&self) {
+        self.core.workers.start();
+    }
+
     /// The image.
     #[must_use]
     pub fn image(&self) -> &Arc<Image> {

@@ -114,21 +114,31 @@ impl Workers {
         self.limit
     }
 
-    /// Makes sure that up to `wanted` workers notice that there is work.
-    fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
-        let missing =
-            wanted.saturating_sub(state.idle).min(self.limit - state.threads.min(self.limit));
-        let mut started = 0;
-        for _ in 0..missing {
+    /// Starts all workers, for what will come.
+    pub(crate) fn start(&self) {
+        let mut state = self.shared.state();
+        if !state.closing {
+            self.add(&mut state, self.limit);
+        }
+    }
+
+    /// Starts so many workers, as far as there may be more.
+    fn add(&self, state: &mut State, count: usize) {
+        for _ in 0..count.min(self.limit.saturating_sub(state.threads)) {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name(String::from("ferrofs-engine"));
             // Without a thread the reader does it alone.
             if thread.spawn(move || shared.serve()).is_err() {
                 break;
             }
-            started += 1;
+            state.threads += 1;
         }
-        state.threads += started;
+    }
+
+    /// Makes sure that up to `wanted` workers notice that there is work.
+    fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
+        let missing = wanted.saturating_sub(state.idle);
+        self.add(&mut state, missing);
         drop(state);
         for _ in 0..wanted {
             self.shared.work.notify_one();

@@ -7,6 +7,7 @@
 
 mod config;
 mod connection;
+mod follow;
 mod handshake;
 mod ring;
 mod worker;

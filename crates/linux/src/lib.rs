@@ -26,6 +26,7 @@ pub mod pagecache;
 pub mod pieces;
 pub mod process;
 pub mod psi;
+pub mod scheduling;
 pub mod signals;
 pub mod sparse;
 pub mod writeback;

@@ -68,11 +68,14 @@ impl Server {
     pub(crate) fn start(plan: FusePlan) -> Result<Self> {
         let FusePlan { image, spec, chosen } = plan;
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
-        let config = spec.options.session(&source.to_string_lossy());
+        let mut config = spec.options.session(&source.to_string_lossy());
+        config.follow_reader = true;
         Self::share_heaps();
         // What can fail does before anything is mounted.
         let prepared = duties(&spec.options)?;
         let fs = Arc::new(ErofsFs::new(Arc::new(image), spec.options.engine_config()));
+        // Threads that a worker started later would inherit its processor.
+        fs.engine().start_workers();
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
         let unmounter = session.unmounter();
         let place = Place {

@@ -73,6 +73,9 @@ pub struct SessionConfig {
     pub readdirplus: bool,
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
     pub clone_fd: bool,
+    /// Keep a lone worker on the processor of a lone reader of small files. Only for file systems that
+    /// start no threads while they answer: those would stay on that processor, too.
+    pub follow_reader: bool,
     /// Ignore set-user-ID and set-group-ID bits. Always so for mounts by the helper.
     pub nosuid: bool,
     /// Device nodes do not work. Always so for mounts by the helper.
@@ -106,6 +109,7 @@ impl Default for SessionConfig {
             passthrough: false,
             readdirplus: true,
             clone_fd: false,
+            follow_reader: false,
             nosuid: true,
             nodev: true,
             noexec: false,

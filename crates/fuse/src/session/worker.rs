@@ -19,6 +19,7 @@ use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
 
 use super::config::{SessionConfig, SessionError};
+use super::follow::{Follow, Follower, Freed, Pause};
 use super::handshake::{Negotiated, REQUEST_LEN};
 use crate::abi::opcode;
 use crate::dispatch::{Answer, Dispatcher, Scratch};
@@ -32,7 +33,7 @@ const WATCH_QUIET_MAX: u32 = 20;
 /// A read that took this long makes the worker look for waiting requests before the next.
 const SLOW_READ: Duration = Duration::from_micros(30);
 /// Requests in a row beside an idle worker after which a worker ends.
-const IDLE_BESIDE_MAX: u32 = 1000;
+const IDLE_BESIDE_MAX: u32 = 200;
 
 /// Counters of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -54,6 +55,8 @@ pub(crate) struct Pool {
     dispatcher: Dispatcher,
     config: SessionConfig,
     cores: usize,
+    /// None: workers follow nobody.
+    follow: Option<Follow>,
     requests: AtomicU64,
     /// Workers that wait for a request.
     idle: AtomicUsize,
@@ -89,6 +92,7 @@ impl Pool {
         Self {
             device,
             dispatcher: Dispatcher::new(fs, negotiated.policy(&config)),
+            follow: config.follow_reader.then(Follow::new).flatten(),
             config,
             cores: std::thread::available_parallelism().map_or(1, NonZero::get),
             requests: AtomicU64::new(0),
@@ -155,6 +159,9 @@ impl Pool {
             let wait = pool.changed.wait_timeout(state, WATCH_INTERVAL);
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
             let now = pool.requests.load(Ordering::SeqCst);
+            if now == seen {
+                pool.unfollow();
+            }
             if now != seen {
                 seen = now;
                 quiet = 0;
@@ -165,6 +172,14 @@ impl Pool {
                 Self::grow(pool);
                 state = pool.state();
             }
+        }
+    }
+
+    /// Nothing was asked for a while, or nobody answers: sets a worker free that follows.
+    fn unfollow(&self) {
+        if let Some(follow) = self.follow.as_ref().filter(|follow| follow.is_on()) {
+            let starved = self.idle.load(Ordering::SeqCst) == 0 || more_waits(self.device());
+            follow.free(if starved { Freed::Starved } else { Freed::Quiet });
         }
     }
 
@@ -253,6 +268,9 @@ struct Worker<'a> {
     scratch: Scratch,
     reads_are_slow: bool,
     idle_beside: u32,
+    /// When it began to send its last answer.
+    answered: Instant,
+    follower: Option<Follower<'a>>,
 }
 
 impl<'a> Worker<'a> {
@@ -264,6 +282,8 @@ impl<'a> Worker<'a> {
             scratch: Scratch::default(),
             reads_are_slow: true,
             idle_beside: 0,
+            answered: Instant::now(),
+            follower: pool.follow.as_ref().map(Follower::new),
         }
     }
 
@@ -271,7 +291,9 @@ impl<'a> Worker<'a> {
     fn serve(&mut self) {
         loop {
             self.pool.idle.fetch_add(1, Ordering::SeqCst);
+            let asked = Instant::now();
             let received = rustix::io::read(self.device, self.request.as_mut_slice());
+            let pause = Pause { asked: asked.elapsed(), answered: self.answered.elapsed() };
             let others_idle = self.pool.idle.fetch_sub(1, Ordering::SeqCst) > 1;
             let len = match received {
                 Ok(len) => len,
@@ -285,7 +307,7 @@ impl<'a> Worker<'a> {
                 }
             };
             self.announce();
-            self.answer(len, others_idle);
+            self.answer(len, pause, others_idle);
             if self.may_leave(others_idle) {
                 return;
             }
@@ -303,9 +325,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn answer(&mut self, len: usize, others_idle: bool) {
+    fn answer(&mut self, len: usize, pause: Pause, others_idle: bool) {
         let message = self.request.get(..len).unwrap_or_default();
-        let is_read = header(message).is_ok_and(|(header, _)| header.opcode == opcode::READ);
+        let (is_read, pid) = header(message)
+            .map_or((false, 0), |(header, _)| (header.opcode == opcode::READ, header.pid));
+        if let Some(follower) = &mut self.follower {
+            follower.request(pid, pause, self.pool.total.load(Ordering::SeqCst) == 1);
+        }
         let may_help = is_read && !others_idle && self.reads_are_slow;
         if may_help && self.pool.has_spare_core() && more_waits(self.device) {
             Pool::grow(self.pool);
@@ -316,6 +342,10 @@ impl<'a> Worker<'a> {
             self.reads_are_slow = start.elapsed() >= SLOW_READ;
         }
         if let Some(answer) = answer {
+            if let Some(follower) = &mut self.follower {
+                follower.answered(answer.header.len);
+            }
+            self.answered = Instant::now();
             self.send(&answer);
         }
     }
