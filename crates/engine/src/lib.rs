@@ -166,9 +166,9 @@ impl Engine {
     }
 
     /// Starts all worker threads now, instead of when there is work for them: as children of this
-    /// thread, with its signals and processors.
-    pub fn start_workers(&self) {
-        self.core.workers.start();
+    /// thread, with its signals and processors. Each begins with `first`.
+    pub fn start_workers(&self, first: impl Fn() + Clone + Send + 'static) {
+        self.core.workers.start(first);
     }
 
     /// The image.

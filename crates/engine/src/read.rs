@@ -174,7 +174,8 @@ impl Core {
             }
         }
         for (target, key, wanted, hit) in hits {
-            if self.copy(&hit, &wanted, target, out) {
+            let whole = matches!(&hit, Hit::Extent(decoded) if decoded.len() == wanted.len());
+            if self.copy(&hit, &wanted, target, out) || whole {
                 // The kernel's strategies keep what they keep.
                 let split = context.config.strategy == Strategy::Split;
                 self.caches.forget_extent(&key, split);

@@ -114,21 +114,26 @@ impl Workers {
         self.limit
     }
 
-    /// Starts all workers, for what will come.
-    pub(crate) fn start(&self) {
+    /// Starts all workers, for what will come; each begins with `first`.
+    pub(crate) fn start(&self, first: impl Fn() + Clone + Send + 'static) {
         let mut state = self.shared.state();
         if !state.closing {
-            self.add(&mut state, self.limit);
+            self.add(&mut state, self.limit, &first);
         }
     }
 
     /// Starts so many workers, as far as there may be more.
-    fn add(&self, state: &mut State, count: usize) {
+    fn add(&self, state: &mut State, count: usize, first: &(impl Fn() + Clone + Send + 'static)) {
         for _ in 0..count.min(self.limit.saturating_sub(state.threads)) {
             let shared = Arc::clone(&self.shared);
+            let first = first.clone();
+            let serve = move || {
+                first();
+                shared.serve();
+            };
             let thread = std::thread::Builder::new().name(String::from("ferrofs-engine"));
             // Without a thread the reader does it alone.
-            if thread.spawn(move || shared.serve()).is_err() {
+            if thread.spawn(serve).is_err() {
                 break;
             }
             state.threads += 1;
@@ -138,7 +143,7 @@ impl Workers {
     /// Makes sure that up to `wanted` workers notice that there is work.
     fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
         let missing = wanted.saturating_sub(state.idle);
-        self.add(&mut state, missing);
+        self.add(&mut state, missing, &|| {});
         drop(state);
         for _ in 0..wanted {
             self.shared.work.notify_one();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::abi::{
-    FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH, GetxattrOut, LseekOut, OpenOut,
+    EntryOut, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH, GetxattrOut, LseekOut, OpenOut,
     OutHeader, SEEK_DATA, SEEK_HOLE,
 };
 use crate::buffer::{PageBuffer, Room};
@@ -322,12 +322,15 @@ impl Dispatcher {
         let mut writer = DirWriter::new(buf);
         let mut failed = None;
         let mut full = false;
+        let with_attributes = plus && self.fs.wants_attributes(node, cookie);
         self.fs.readdir(node, cookie, &mut |entry| {
             if !writer.fits(entry.name.len(), plus) {
                 full = true;
                 return false;
             }
-            let attributes = plus.then(|| self.entry_attributes(entry));
+            let attributes = plus.then(|| {
+                if with_attributes { self.entry_attributes(entry) } else { EntryOut::default() }
+            });
             match writer.push(entry, attributes.as_ref()) {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -349,13 +352,13 @@ impl Dispatcher {
 
     /// The attributes that go with a directory entry. All zeros, by which the kernel does without,
     /// for "." and ".." and where they cannot be had: the error belongs to whoever asks for them.
-    fn entry_attributes(&self, entry: &crate::fs::DirEntry<'_>) -> crate::abi::EntryOut {
+    fn entry_attributes(&self, entry: &crate::fs::DirEntry<'_>) -> EntryOut {
         let Policy { entry_valid, attr_valid, .. } = self.policy;
         if matches!(entry.name, b"." | b"..") || entry.node == 0 {
-            return crate::abi::EntryOut::default();
+            return EntryOut::default();
         }
         self.fs.getattr(entry.node).map_or_else(
-            |_| crate::abi::EntryOut::default(),
+            |_| EntryOut::default(),
             |attr| reply::entry_out(&Entry { node: entry.node, attr }, entry_valid, attr_valid),
         )
     }

@@ -44,7 +44,7 @@ pub use fs::{
     StatFs, Timestamp, Whence,
 };
 pub use mount::{MountHow, Unmounter};
-pub use notify::{Backings, Notifier, Surplus, SurplusStats};
+pub use notify::{Backings, Companions, Notifier, Surplus, SurplusStats};
 pub use session::{
     Connection, Negotiated, RingObstacle, Session, SessionConfig, SessionError, SessionStats,
     Transport,

@@ -114,8 +114,30 @@ impl Notifier {
         Backings { notifier: self.clone() }
     }
 
+    /// For threads that work for those who answer.
+    pub fn companions(&self) -> Companions {
+        Companions { pool: Weak::clone(&self.pool) }
+    }
+
     fn pool(&self) -> io::Result<Arc<Pool>> {
         self.pool.upgrade().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// Threads that work for the threads of a session: where
+/// [`follow_reader`](crate::SessionConfig::follow_reader) is on, they are kept off the processor that
+/// reader and worker share.
+#[derive(Clone, Debug)]
+pub struct Companions {
+    pool: Weak<Pool>,
+}
+
+impl Companions {
+    /// The calling thread is one of them, until it ends.
+    pub fn join(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.join();
+        }
     }
 }
 

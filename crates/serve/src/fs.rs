@@ -8,6 +8,7 @@
 
 use crate::access::Access;
 use crate::node::{nid_of, node_of};
+use crate::siblings::ahead::{AheadStats, FilesAhead, Reader};
 use ferrofs_engine::{Engine, EngineConfig, Hint, OpenFile, Request, Surplus};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
@@ -17,6 +18,7 @@ use ferrofs_fuse::{
 use ferrofs_image::{Error, Image, Inode, Nid, Source};
 use quick_cache::sync::Cache;
 use std::fmt;
+use std::io;
 use std::io::IoSliceMut;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
@@ -29,9 +31,18 @@ const NAME_MAX: usize = 255;
 
 /// An image, served.
 pub struct ErofsFs {
-    engine: Engine,
+    engine: Arc<Engine>,
     files: Cache<u64, Arc<Opened>>,
     page_cache: OnceLock<ferrofs_fuse::Surplus>,
+    files_ahead: OnceLock<Arc<FilesAhead>>,
+}
+
+impl Drop for ErofsFs {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.files_ahead.get() {
+            ahead.close();
+        }
+    }
 }
 
 /// A file that was read.
@@ -64,15 +75,16 @@ impl ErofsFs {
     #[must_use]
     pub fn new(image: Arc<Image>, config: EngineConfig) -> Self {
         Self {
-            engine: Engine::new(image, config),
+            engine: Arc::new(Engine::new(image, config)),
             files: Cache::new(OPEN_FILES_MAX),
             page_cache: OnceLock::new(),
+            files_ahead: OnceLock::new(),
         }
     }
 
     /// The engine that reads file data.
     #[must_use]
-    pub const fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
@@ -81,6 +93,29 @@ impl ErofsFs {
     pub fn set_page_cache(&self, page_cache: ferrofs_fuse::Surplus) {
         // A second one would be the same session's.
         let _ = self.page_cache.set(page_cache);
+    }
+
+    /// Reads the next files of a directory into the kernel's page cache from now on, for readers who
+    /// take them in order, as long as the engine's `readmore` is on. For images whose bytes are here:
+    /// what is read ahead may be in vain. Once.
+    pub fn read_files_ahead(&self, notifier: ferrofs_fuse::Notifier) -> io::Result<()> {
+        let ahead = Arc::<FilesAhead>::default();
+        let root = self.image().root();
+        let engine = Arc::clone(&self.engine);
+        let nid_of = Box::new(move |node| nid_of(node, root));
+        if self.files_ahead.set(Arc::clone(&ahead)).is_ok() {
+            ahead.start(Reader { engine, notifier, nid_of })?;
+        }
+        Ok(())
+    }
+
+    /// What was read ahead so far.
+    pub(crate) fn ahead_stats(&self) -> AheadStats {
+        self.files_ahead.get().map(|ahead| ahead.stats()).unwrap_or_default()
+    }
+
+    fn files_ahead(&self) -> Option<&FilesAhead> {
+        self.files_ahead.get().filter(|_| self.engine.config().readmore).map(|ahead| &**ahead)
     }
 
     fn image(&self) -> &Image {
@@ -182,6 +217,11 @@ impl ReadOnlyFs for ErofsFs {
     }
 
     fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
+        if read.offset == 0
+            && let Some(ahead) = self.files_ahead()
+        {
+            ahead.note(|siblings| siblings.read(read.node));
+        }
         let opened = self.opened(read.node)?;
         let Opened { file, access } = &*opened;
         let config = self.engine.config();
@@ -215,6 +255,8 @@ impl ReadOnlyFs for ErofsFs {
         let inode = self.inode(node)?;
         let fail = |error| refuse(inode.nid, &error);
         let directory = self.image().directory(&inode).map_err(fail)?;
+        let (mut files, mut behind, mut all) = (Vec::new(), cookie, true);
+        let ahead = self.files_ahead();
         let walked = directory.walk(cookie, |entry, next| {
             let entry = DirEntry {
                 node: self.node(entry.nid),
@@ -223,9 +265,25 @@ impl ReadOnlyFs for ErofsFs {
                 kind: entry.file_type.map_or(FileKind::Unknown, kind),
                 name: entry.name,
             };
-            if sink(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if !sink(&entry) {
+                all = false;
+                return ControlFlow::Break(());
+            }
+            behind = next;
+            if ahead.is_some() && entry.kind == FileKind::Regular {
+                files.push(entry.node);
+            }
+            ControlFlow::Continue(())
         });
+        if let Some(ahead) = ahead.filter(|_| walked.is_ok()) {
+            ahead.note(|siblings| siblings.listed(node, cookie, &files, (!all).then_some(behind)));
+        }
         walked.map_err(fail)
+    }
+
+    fn wants_attributes(&self, node: u64, cookie: u64) -> bool {
+        self.files_ahead()
+            .is_none_or(|ahead| ahead.ask(|siblings| siblings.wants_attributes(node, cookie)))
     }
 
     fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {

@@ -30,6 +30,7 @@ mod pressure;
 mod server;
 mod service;
 pub mod settings;
+mod siblings;
 mod unmount;
 mod worker;
 

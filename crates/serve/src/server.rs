@@ -74,9 +74,10 @@ impl Server {
         // What can fail does before anything is mounted.
         let prepared = duties(&spec.options)?;
         let fs = Arc::new(ErofsFs::new(Arc::new(image), spec.options.engine_config()));
-        // Threads that a worker started later would inherit its processor.
-        fs.engine().start_workers();
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
+        // Threads that a worker started later would inherit its processor.
+        let companions = session.notifier().companions();
+        fs.engine().start_workers(move || companions.join());
         let unmounter = session.unmounter();
         let place = Place {
             device: unmounter.as_ref().and_then(Unmounter::device),
@@ -123,6 +124,9 @@ impl Server {
             let page_cache = session.notifier().surplus(PAGE_CACHE_QUEUE);
             let fail = |error| Error::Io { doing: "start a thread", error };
             fs.set_page_cache(page_cache.map_err(fail)?);
+            if place.blobs.is_empty() {
+                fs.read_files_ahead(session.notifier()).map_err(fail)?;
+            }
         }
         let mut notes = Vec::new();
         let listener = match place.device.ok_or_else(|| io::Error::other("its number is not known"))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The real binary, as users and scripts call it.
 
+mod ahead;
 mod bench;
 mod build;
 mod cached;

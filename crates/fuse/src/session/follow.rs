@@ -10,7 +10,8 @@
 //!
 //! Where reader and worker could work at the same time this would cost more than it gives. Hence only
 //! while there is one worker, answers are short, and whoever asks was found asleep on the same processor
-//! twice on end. If others want that processor an idle thread starves. So nobody is followed where more
+//! twice on end. Threads that the worker wakes would be put on its processor, too, which looks idle; those
+//! that have joined ([`Companions`](crate::Companions)) are kept off it. If others want that processor an idle thread starves. So nobody is followed where more
 //! want to run than there are processors; a worker that gets requests late stops following; and if none
 //! is answered at all the pool's watch sets it free, as it does when there are no requests. Invariants:
 //! the thread is never confined to a processor that it was not allowed to run on from the start; a worker
@@ -37,10 +38,10 @@ const MEAN_OVER: u32 = 64;
 const WAITED: Duration = Duration::from_micros(8);
 /// Requests at least from one look to the next, for a look costs as much as a request.
 const LOOK_AT_MOST_EVERY: u32 = 4;
-/// Requests over which moves are counted, and how many moves are too many: each costs as much as some
-/// ten requests.
+/// Requests over which moves are counted, and how many moves are too many: each costs as much as is
+/// gained by some five requests.
 const MOVES_OVER: u32 = 2048;
-const MOVES_MAX: u32 = 48;
+const MOVES_MAX: u32 = 128;
 /// From an answer to the next request: a reader that takes this long, twice from one look to the next,
 /// is not waiting for us, or we for a processor.
 const LATE: Duration = Duration::from_millis(1);
@@ -73,6 +74,9 @@ struct Shared {
     thread: Option<Pid>,
     /// It was set free and does not know yet.
     freed: Option<Freed>,
+    /// Threads that work for it, and the processor that they are kept off.
+    companions: Vec<Pid>,
+    apart_from: Option<usize>,
 }
 
 impl Follow {
@@ -106,8 +110,32 @@ impl Follow {
         let mut state = self.state();
         if let Some(thread) = state.thread.take() {
             self.settle(thread);
+            self.keep_apart(&mut state, None);
             state.freed = Some(why);
         }
+    }
+
+    /// The calling thread works for the worker.
+    pub(super) fn join(&self) {
+        let mut state = self.state();
+        let thread = gettid();
+        self.settle(thread);
+        state.companions.push(thread);
+        state.apart_from = None;
+    }
+
+    /// Keeps companions off a processor.
+    fn keep_apart(&self, state: &mut Shared, cpu: Option<usize>) {
+        if state.apart_from == cpu {
+            return;
+        }
+        state.apart_from = cpu;
+        let mut set = self.home;
+        if let Some(cpu) = cpu {
+            set.unset(cpu);
+        }
+        // Who has ended is not there any more.
+        state.companions.retain(|thread| sched_setaffinity(Some(*thread), &set).is_ok());
     }
 
     /// Lets a thread run wherever workers may, as others do. What cannot be set stays as it is: a
@@ -128,9 +156,11 @@ impl Follow {
         {
             self.settle(thread);
             state.thread = None;
+            self.keep_apart(&mut state, None);
             return false;
         }
         state.thread = Some(thread);
+        self.keep_apart(&mut state, Some(cpu));
         true
     }
 
@@ -139,6 +169,7 @@ impl Follow {
         let mut state = self.state();
         state.thread = None;
         self.settle(gettid());
+        self.keep_apart(&mut state, None);
     }
 }
 
@@ -495,6 +526,21 @@ mod tests {
                 assert!(follow.confine(cpu) && follow.is_on());
                 follower.state.at = Some(cpu);
                 assert!(idle() && sched_getaffinity(None).unwrap().count() == 1);
+                let mut others = follow.home;
+                others.unset(cpu);
+                let (tell, told) = std::sync::mpsc::channel();
+                let follow_too = &follow;
+                scope.spawn(move || {
+                    let follow = follow_too;
+                    follow.join();
+                    tell.send(gettid()).unwrap();
+                    while follow.is_on() {
+                        std::thread::yield_now();
+                    }
+                });
+                let companion = told.recv().unwrap();
+                assert!(follow.confine(cpu), "again, now that there is one");
+                assert_eq!(sched_getaffinity(Some(companion)).unwrap(), others);
                 follower.request(0, Pause::default(), false);
                 assert!(!follow.is_on() && !idle());
                 assert_eq!(sched_getaffinity(None).unwrap(), follow.home);

@@ -178,7 +178,8 @@ pub(super) fn negotiate(
         // A request sent again is answered again: everything here can be repeated.
         | init::HAS_RESEND;
     if config.readdirplus {
-        wanted |= init::DO_READDIRPLUS | init::READDIRPLUS_AUTO;
+        // Not `READDIRPLUS_AUTO`: the file system says which entries go with attributes.
+        wanted |= init::DO_READDIRPLUS;
     }
     if config.posix_acl {
         wanted |= init::POSIX_ACL;

@@ -33,7 +33,7 @@ const WATCH_QUIET_MAX: u32 = 20;
 /// A read that took this long makes the worker look for waiting requests before the next.
 const SLOW_READ: Duration = Duration::from_micros(30);
 /// Requests in a row beside an idle worker after which a worker ends.
-const IDLE_BESIDE_MAX: u32 = 200;
+const IDLE_BESIDE_MAX: u32 = 32;
 
 /// Counters of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -107,6 +107,13 @@ impl Pool {
 
     pub(crate) fn device(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
+    }
+
+    /// The calling thread works for the workers.
+    pub(crate) fn join(&self) {
+        if let Some(follow) = &self.follow {
+            follow.join();
+        }
     }
 
     pub(crate) fn dispatcher(&self) -> &Dispatcher {

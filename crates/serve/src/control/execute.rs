@@ -109,6 +109,9 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
                 &session.unwrap_or_default(),
                 shared.started.elapsed(),
             );
+            let ahead = shared.fs.ahead_stats();
+            snapshot.fuse.insert(String::from("ahead_files"), ahead.files);
+            snapshot.fuse.insert(String::from("ahead_bytes"), ahead.bytes);
             if let Some(takeovers) = shared.takeovers {
                 snapshot.fuse.insert(String::from("takeovers"), takeovers);
             }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files of a directory that are read before somebody asks for them.
+
+use crate::mount::Target;
+use crate::run;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files of each directory: many small ones, and some that are too large to be read ahead.
+const FILES: [usize; 5] = [0, 1, 3, 40, 300];
+
+fn content(directory: usize, file: usize) -> Vec<u8> {
+    let len = match file % 37 {
+        0 => 0,
+        36 => 400_000,
+        kind => kind * kind * 40,
+    };
+    let line = format!("file {file} of directory {directory}, again and again; ");
+    line.bytes().cycle().take(len).collect()
+}
+
+struct Mounted {
+    target: Target,
+    folder: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(options: &str) -> Option<Self> {
+        let target = Target::new()?;
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        for (directory, count) in FILES.iter().enumerate() {
+            // In one another, so that a walk goes down and comes back.
+            let path: PathBuf = (0..=directory).map(|level| format!("z{level}")).collect();
+            let path = tree.join(path);
+            fs::create_dir_all(&path).unwrap();
+            for file in 0..*count {
+                fs::write(path.join(format!("f{file:04}")), content(directory, file)).unwrap();
+            }
+        }
+        let image = folder.path().join("image");
+        run("build {} -o {} -q -z lz4 -C 16384", &[&tree, &image]).ok();
+        let mounted = Self { target, folder };
+        run(&format!("mount --fuse {options} {{}} {{}}"), &[&image, mounted.path()]).ok();
+        Some(mounted)
+    }
+
+    fn path(&self) -> &Path {
+        &self.target.path
+    }
+
+    /// Compares everything with the source, in the order of a walk.
+    fn compare(&self) -> usize {
+        let (mut files, mut pending) = (0, vec![PathBuf::new()]);
+        while let Some(at) = pending.pop() {
+            let mut names: Vec<_> = fs::read_dir(self.path().join(&at))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            for name in names {
+                let path = at.join(name);
+                if self.path().join(&path).is_dir() {
+                    pending.push(path);
+                    continue;
+                }
+                let found = fs::read(self.path().join(&path)).unwrap();
+                let expected = fs::read(self.folder.path().join("tree").join(&path)).unwrap();
+                assert!(found == expected, "{}", path.display());
+                files += 1;
+            }
+        }
+        files
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        let text = run("ctl {} stats --json", &[self.path()]).ok();
+        let found: Value = serde_json::from_str(&text).unwrap();
+        found["fuse"][name].as_u64().unwrap_or_else(|| panic!("{name} in {found}"))
+    }
+}
+
+#[test]
+fn who_reads_in_order_gets_the_right_bytes_with_fewer_requests() {
+    let Some(mounted) = Mounted::new("") else { return };
+    assert_eq!(mounted.compare(), FILES.iter().sum::<usize>());
+    assert!(mounted.counter("ahead_files") > 0);
+    assert!(mounted.counter("ahead_bytes") > 0);
+    // All of it is in the page cache now.
+    mounted.compare();
+}
+
+#[test]
+fn nothing_is_read_ahead_for_who_does_not_want_it_or_only_looks() {
+    let Some(mounted) = Mounted::new("-o noreadmore") else { return };
+    mounted.compare();
+    assert_eq!(mounted.counter("ahead_files"), 0);
+    drop(mounted);
+    let Some(mounted) = Mounted::new("") else { return };
+    for entry in fs::read_dir(mounted.path().join("z0/z1/z2/z3/z4")).unwrap() {
+        entry.unwrap().metadata().unwrap();
+    }
+    assert_eq!(mounted.counter("ahead_files"), 0);
+}
