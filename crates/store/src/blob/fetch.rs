@@ -364,6 +364,22 @@ impl BlobInner {
         Ok(Some(opened))
     }
 
+    /// Fetches the digests of what of these ranges is missing. What fails is told to who needs them.
+    pub(super) fn prepare(&self, ranges: &[Range<u64>], demand: &Demand) {
+        let start = Instant::now();
+        let Ok(Some(table)) = self.table(demand, start) else { return };
+        let missing = ranges.iter().flat_map(|range| self.runs(range.clone(), false));
+        let missing: Vec<_> = missing.map(|range| table.layout().whole_grains(&range)).collect();
+        let context = FetchContext {
+            deadline: demand.until(start),
+            priority: demand.priority,
+            ..FetchContext::default()
+        };
+        if let Err(error) = table.prepare(&missing, &context) {
+            tracing::debug!(%error, "digests were not fetched ahead");
+        }
+    }
+
     /// Fetches for one reader, without keeping anything: there is no room.
     pub(super) fn read_uncached(
         &self,
