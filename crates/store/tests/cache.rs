@@ -170,7 +170,7 @@ fn limits_hold_and_readers_get_their_bytes() {
     let blob = cache.blob(spec(&source)).unwrap();
     for at in (0..4 << 20).step_by(65536) {
         assert_eq!(read(&blob, at as u64, 65536).unwrap(), source.bytes[at..at + 65536]);
-        assert!(disk_bytes(folder.path()) <= 512 << 10 && fits_soon(&cache, 512 << 10));
+        assert!(disk_bytes(folder.path()) <= 512 << 10 && cache.stats().used_bytes <= 512 << 10);
     }
     assert!(blob.stats().evicted_bytes > 0);
     // Without eviction of ranges: from memory.
@@ -182,19 +182,7 @@ fn limits_hold_and_readers_get_their_bytes() {
         assert_eq!(read(&kept, at as u64, 65536).unwrap(), other.bytes[at..at + 65536]);
     }
     assert_eq!(kept.stats().evicted_bytes, 0);
-    assert!(fits_soon(&cache, 512 << 10));
-}
-
-/// Whether what is counted is within the limit. What was reserved counts beside what was written until
-/// the fetch has ended, which may be a moment after its reader has gone on.
-fn fits_soon(cache: &Cache, max: u64) -> bool {
-    (0..10_000).any(|_| {
-        let fits = cache.stats().used_bytes <= max;
-        if !fits {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        fits
-    })
+    assert!(cache.stats().used_bytes <= 512 << 10);
 }
 
 /// What `du` would say of the data files below a folder.
@@ -228,7 +216,7 @@ fn processes_share_one_limit() {
             let got = read(&blobs[which], at as u64, 65536).unwrap();
             assert_eq!(got, sources[which].bytes[at..at + 65536]);
             assert!(disk_bytes(folder.path()) <= MAX);
-            assert!(fits_soon(&one, MAX) && fits_soon(&two, MAX));
+            assert!(one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX);
         }
     };
     fill(0);

@@ -183,10 +183,10 @@ impl BlobInner {
         let range =
             table.as_ref().map_or(range.clone(), |table| table.layout().whole_grains(&range));
         let len = range.end - range.start;
-        let Some(_room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
+        let Some(room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
         let demand = &Demand { urgent: Some(lead.urgent()), ..demand.clone() };
         let stop =
-            self.transfer(Target::Cache(lead, hand), &range, table.as_ref(), demand, start)?;
+            self.transfer(Target::Cache(lead, &room, hand), &range, table.as_ref(), demand, start)?;
         Ok(match stop {
             Stop::Whole => {
                 let demand = Demand { urgent: None, ..demand.after(start, Instant::now()) };
@@ -249,7 +249,7 @@ impl BlobInner {
                 ..FetchContext::default()
             };
             let target = match &mut target {
-                Target::Cache(lead, hand) => Target::Cache(lead, hand.as_deref_mut()),
+                Target::Cache(lead, room, hand) => Target::Cache(lead, room, hand.as_deref_mut()),
                 Target::Memory(bytes) => Target::Memory(&mut bytes[(at - range.start) as usize..]),
             };
             let (stop, served, reached) = self.attempt(target, &rest, table, &demand, &context)?;
