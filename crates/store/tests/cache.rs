@@ -65,6 +65,25 @@ fn of_many_readers_one_fetches() {
     assert_eq!(source.served.load(Ordering::Relaxed), 131_072, "{:?}", source.asked);
 }
 
+/// While one process fetches the middle of what the other has missed, that one waits; then it fetches
+/// what is left on both sides.
+#[test]
+fn what_others_bring_meanwhile_is_not_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Memory::new(bytes(256 << 10, 9));
+    *source.delay.lock().unwrap() = Duration::from_millis(50);
+    let caches: Vec<Cache> = (0..2).map(|_| cache(folder.path())).collect();
+    let blobs: Vec<Blob> = caches.iter().map(|cache| cache.blob(spec(&source)).unwrap()).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(&blobs[0], 65536, 65536).unwrap());
+        while source.requests.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(read(&blobs[1], 0, 256 << 10).unwrap(), source.bytes);
+    });
+    assert_eq!(source.served.load(Ordering::Relaxed), 256 << 10, "{:?}", source.asked);
+}
+
 #[test]
 fn wrong_bytes_are_asked_for_again_and_never_kept() {
     let folder = tempfile::tempdir().unwrap();

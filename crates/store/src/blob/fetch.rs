@@ -175,9 +175,10 @@ impl BlobInner {
         let Some(_held) = self.hold(&claim, first, demand, start)? else {
             return Ok(Fetched::Done);
         };
-        // Another process may have brought a part meanwhile.
+        // Others may have brought a part since it was missed, also in the middle: that is not fetched
+        // again, and what lies behind it is another claim.
         let Some(from) = bits.find(claim.clone(), false) else { return Ok(Fetched::Done) };
-        let to = bits.runs(from..claim.end, false).last().map_or(claim.end, |run| run.end);
+        let to = bits.find(from..claim.end, true).unwrap_or(claim.end);
         let table = self.table(demand, start)?;
         let range = bytes_of(&(from..to), self.size);
         let range =
