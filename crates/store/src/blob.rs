@@ -226,6 +226,10 @@ impl Fill for Blob {
             error => FillError::Failed(error.to_string()),
         })
     }
+
+    fn prepare(&self, ranges: &[Range<u64>], demand: &Demand) {
+        self.inner.prepare(ranges, demand);
+    }
 }
 
 impl BlobInner {

@@ -331,8 +331,8 @@ impl CacheInner {
     }
 
     /// Bytes were written: the limits and the committer hear of it.
-    pub(crate) fn wrote(&self, bytes: u64) {
-        self.space.wrote(bytes);
+    pub(crate) fn wrote(&self, room: &Reserved<'_>, bytes: u64) {
+        room.wrote(bytes);
         let dirty = self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if dirty >= background::DIRTY_MAX {
             self.signals.wake();

@@ -5,12 +5,16 @@
 //! nobody waits for takes what they need.
 
 use crate::{Cancel, Clock, Demand, Priority, SystemClock};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a piece of what nobody waits for lets readers pass, and how often it looks.
 const PASS_MAX: Duration = Duration::from_millis(50);
 const PASS_LOOK: Duration = Duration::from_millis(2);
+/// A reader's request that takes so many times what the quickest took, and this longer, is starved.
+const STARVED_TIMES: u32 = 4;
+const STARVED_MORE: Duration = Duration::from_millis(50);
 /// How long a wait for a limit is before it is looked whether a reader waits for these bytes now.
 const WAIT_LOOK: Duration = Duration::from_millis(50);
 
@@ -59,6 +63,71 @@ struct State {
     waiting: usize,
     /// Readers that wait for what is being fetched for nobody.
     joined: usize,
+    /// Since when readers have waited for requests, their own or those they have joined: in order.
+    since: VecDeque<(u64, Instant)>,
+    next_id: u64,
+    quickest: Quickest,
+}
+
+/// How long the quickest of readers' requests took, of the last ones only: links change, and an
+/// answer from memory or an error that came at once says nothing of them.
+#[derive(Debug, Default)]
+struct Quickest {
+    before: Option<Duration>,
+    now: Option<Duration>,
+    count: u32,
+}
+
+impl Quickest {
+    const COUNT: u32 = 16;
+
+    fn add(&mut self, took: Duration) {
+        self.now = Some(self.now.map_or(took, |known| known.min(took)));
+        self.count += 1;
+        if self.count == Self::COUNT {
+            *self = Self { before: self.now, ..Self::default() };
+        }
+    }
+
+    fn get(&self) -> Option<Duration> {
+        [self.before, self.now].into_iter().flatten().min()
+    }
+}
+
+impl State {
+    fn begin(&mut self, now: Instant) -> u64 {
+        self.next_id += 1;
+        self.since.push_back((self.next_id, now));
+        self.next_id
+    }
+
+    /// When it began.
+    fn end(&mut self, id: u64) -> Option<Instant> {
+        let index = self.since.iter().position(|(known, _)| *known == id)?;
+        self.since.remove(index).map(|(_, since)| since)
+    }
+
+    fn is_demanded(&self) -> bool {
+        self.waiting > 0 || self.joined > 0 || self.requests > self.prefetch_requests
+    }
+
+    fn is_starved(&self, now: Instant) -> bool {
+        let patience = self.quickest.get().map_or(STARVED_MORE, |quickest| {
+            quickest.saturating_mul(STARVED_TIMES).saturating_add(STARVED_MORE)
+        });
+        let is_late =
+            |(_, since): &(u64, Instant)| now.saturating_duration_since(*since) > patience;
+        self.waiting > 0 || self.since.front().is_some_and(is_late)
+    }
+
+    /// Whether what nobody waits for, at this priority, should let readers pass now.
+    fn yields(&self, priority: Priority, now: Instant) -> bool {
+        match priority {
+            Priority::Prefetch => self.is_demanded(),
+            Priority::Listed => self.is_starved(now),
+            Priority::Ahead | Priority::Demand => false,
+        }
+    }
 }
 
 /// Tokens are bytes; a debt is paid by whoever comes next, so that a taker of any size passes.
@@ -118,6 +187,9 @@ impl Limits {
             prefetch_requests: 0,
             waiting: 0,
             joined: 0,
+            since: VecDeque::new(),
+            next_id: 0,
+            quickest: Quickest::default(),
         });
         Self { config, clock, state, freed: Condvar::new() }
     }
@@ -142,7 +214,8 @@ impl Limits {
             if free && !(prefetch && yielding) {
                 state.requests += 1;
                 state.prefetch_requests += usize::from(prefetch);
-                break Some(Permit { limits: self, prefetch });
+                let reader = (!prefetch).then(|| state.begin(self.clock.now()));
+                break Some(Permit { limits: self, reader });
             }
             let late = until.is_some_and(|until| self.clock.now() >= until);
             if late || cancel.is_some_and(Cancel::is_cancelled) {
@@ -171,21 +244,33 @@ impl Limits {
 
     /// Whether a reader's request runs or waits: who has time lets it pass.
     pub fn is_demanded(&self) -> bool {
-        let state = self.lock();
-        state.waiting > 0 || state.joined > 0 || state.requests > state.prefetch_requests
+        self.lock().is_demanded()
+    }
+
+    /// Whether what nobody waits for, at this priority, should let readers pass: what nobody has
+    /// named while any reader waits, what is known to be wanted while a reader waits for longer
+    /// than such requests take. (A link on which one request after the other waits is not used: if
+    /// those whose bytes are wanted next were to pause for each of them, all would wait for all.)
+    pub fn yields(&self, priority: Priority) -> bool {
+        let now = self.clock.now();
+        self.lock().yields(priority, now)
     }
 
     /// A reader waits, until this is dropped, for what is being fetched for nobody.
     pub fn join(&self) -> Joined<'_> {
-        self.lock().joined += 1;
-        Joined { limits: self }
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.joined += 1;
+        let id = state.begin(now);
+        drop(state);
+        Joined { limits: self, id }
     }
 
     /// How many bytes to take from the network in one piece, so that a limit is smooth; `None`: any.
     pub fn piece_max(&self, priority: Priority) -> Option<usize> {
         let rates = [
             self.config.bytes_per_second,
-            self.config.prefetch_bytes_per_second.filter(|_| priority == Priority::Prefetch),
+            self.config.prefetch_bytes_per_second.filter(|_| is_capped(priority)),
         ];
         let rate = rates.into_iter().flatten().min()?;
         Some(usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(4096, 256 << 10))
@@ -196,20 +281,15 @@ impl Limits {
     /// the sender: TCP sees to it.
     pub fn take(&self, bytes: u64, demand: &Demand) {
         let cancel = demand.cancel.as_ref();
-        let mut left =
-            if demand.priority == Priority::Prefetch { PASS_MAX } else { Duration::ZERO };
-        while !left.is_zero()
-            && demand.priority_now() == Priority::Prefetch
-            && self.is_demanded()
-            && !demand.is_cancelled()
-        {
+        let mut left = PASS_MAX;
+        while !left.is_zero() && !demand.is_cancelled() && self.yields(demand.priority_now()) {
             self.clock.sleep(PASS_LOOK, cancel);
             left = left.saturating_sub(PASS_LOOK);
         }
         loop {
             // A reader may have come to wait for this meanwhile.
             let priority = demand.priority_now();
-            let capped = priority == Priority::Prefetch;
+            let capped = is_capped(priority);
             if self.config.bytes_per_second.is_none()
                 && !(capped && self.config.prefetch_bytes_per_second.is_some())
             {
@@ -251,15 +331,24 @@ impl Default for Limits {
     }
 }
 
+/// Whether the limit for what nobody waits for holds.
+const fn is_capped(priority: Priority) -> bool {
+    matches!(priority, Priority::Prefetch | Priority::Listed)
+}
+
 /// A reader that waits for what is being fetched for nobody.
 #[derive(Debug)]
 pub struct Joined<'a> {
     limits: &'a Limits,
+    id: u64,
 }
 
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
-        self.limits.lock().joined -= 1;
+        let mut state = self.limits.lock();
+        state.joined -= 1;
+        // It has waited for a part of a request only: it says nothing of how long they take.
+        state.end(self.id);
     }
 }
 
@@ -267,14 +356,19 @@ impl Drop for Joined<'_> {
 #[derive(Debug)]
 pub struct Permit<'a> {
     limits: &'a Limits,
-    prefetch: bool,
+    /// Of a reader's.
+    reader: Option<u64>,
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
+        let now = self.limits.clock.now();
         let mut state = self.limits.lock();
         state.requests -= 1;
-        state.prefetch_requests -= usize::from(self.prefetch);
+        state.prefetch_requests -= usize::from(self.reader.is_none());
+        if let Some(since) = self.reader.and_then(|id| state.end(id)) {
+            state.quickest.add(now.saturating_duration_since(since));
+        }
         drop(state);
         self.limits.freed.notify_all();
     }

@@ -7,11 +7,13 @@
 
 mod pool;
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod tests;
 
 pub use pool::{PrefetchConfig, PrefetchJob, Prefetcher};
 
-use crate::{Demand, Replay};
+use crate::{Demand, Replay, Step};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +28,29 @@ pub trait Fill: Send + Sync + fmt::Debug {
 
     /// Fetches what is missing of `range`.
     fn fill(&self, range: Range<u64>, demand: &Demand) -> Result<(), FillError>;
+
+    /// Fetches what filling these ranges, which are in order, will need besides their bytes, in fewer
+    /// requests than each of them alone would. What this leaves out, or cannot do, [`Fill::fill`] does.
+    fn prepare(&self, ranges: &[Range<u64>], demand: &Demand) {
+        let _ = (ranges, demand);
+    }
+}
+
+/// What one step does to a blob.
+#[derive(Clone, Debug)]
+enum Deed {
+    Fill(Range<u64>),
+    Prepare(Vec<Range<u64>>),
+}
+
+impl Deed {
+    /// Bytes, as far as they are known.
+    const fn len(&self) -> u64 {
+        match self {
+            Self::Fill(range) => range.end.saturating_sub(range.start),
+            Self::Prepare(_) => 0,
+        }
+    }
 }
 
 /// Why a range was not filled.
@@ -56,11 +81,13 @@ pub enum Rank {
 pub struct Order {
     rank: Rank,
     bytes: u64,
-    steps: Box<dyn Iterator<Item = (Arc<dyn Fill>, Range<u64>)> + Send>,
+    steps: Box<dyn Iterator<Item = (Arc<dyn Fill>, Deed)> + Send>,
 }
 
 /// No step is larger: between steps, readers pass, and others may cancel.
 const STEP_MAX: u64 = 8 << 20;
+/// Bytes of a blob for which is prepared at once: what that needs is some 64 KiB.
+const PREPARE_SPAN: u64 = 8 << 20;
 
 impl Order {
     /// Ranges of one blob.
@@ -70,7 +97,11 @@ impl Order {
         let ranges: Vec<_> = ranges.iter().map(|range| range.start..range.end.min(size)).collect();
         let bytes = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
         let steps = ranges.into_iter().flat_map(|range| pieces(range, STEP_MAX));
-        Self { rank, bytes, steps: Box::new(steps.map(move |range| (blob.clone(), range))) }
+        Self {
+            rank,
+            bytes,
+            steps: Box::new(steps.map(move |range| (blob.clone(), Deed::Fill(range)))),
+        }
     }
 
     /// What a trace tells; `blobs` as they were when it was planned.
@@ -78,10 +109,13 @@ impl Order {
     pub fn replay(replay: Replay, blobs: &[Option<Arc<dyn Fill>>]) -> Self {
         let blobs = blobs.to_vec();
         let bytes = replay.planned;
-        let steps = replay.steps.into_iter().filter_map(move |step| {
-            let blob = blobs.get(step.blob as usize)?.clone()?;
-            Some((blob, step.range))
+        let batches = replay.batches.into_iter();
+        let deeds = batches.flat_map(|batch| {
+            let prepares = prepares(&batch);
+            prepares.chain(batch.into_iter().map(|step| (step.blob, Deed::Fill(step.range))))
         });
+        let steps =
+            deeds.filter_map(move |(blob, deed)| Some((blobs.get(blob as usize)?.clone()?, deed)));
         Self { rank: Rank::Listed, bytes, steps: Box::new(steps) }
     }
 
@@ -91,6 +125,20 @@ impl Order {
         let whole = 0..blob.size();
         Self::list(Rank::Completion, blob, std::slice::from_ref(&whole))
     }
+}
+
+/// What a batch needs besides its bytes, in the order of the blobs and cut by their bytes: a step for
+/// all of it would take long, and those whose bytes come first would wait for it.
+fn prepares(batch: &[Step]) -> impl Iterator<Item = (u32, Deed)> + use<> {
+    let mut steps: Vec<_> = batch.iter().collect();
+    steps.sort_unstable_by_key(|step| (step.blob, step.range.start));
+    let near = |a: &&Step, b: &&Step| {
+        (a.blob, a.range.start / PREPARE_SPAN) == (b.blob, b.range.start / PREPARE_SPAN)
+    };
+    let chunks = steps.chunk_by(near).map(|chunk| {
+        (chunk[0].blob, Deed::Prepare(chunk.iter().map(|step| step.range.clone()).collect()))
+    });
+    chunks.collect::<Vec<_>>().into_iter()
 }
 
 impl fmt::Debug for Order {

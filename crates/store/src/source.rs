@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub enum Priority {
     /// Nobody yet.
     Prefetch,
+    /// Nobody yet, but somebody has told, or a trace has taught, that readers will.
+    Listed,
     /// Nobody yet, but a reader in sequence will in a moment.
     Ahead,
     /// A reader.

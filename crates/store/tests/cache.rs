@@ -65,6 +65,25 @@ fn of_many_readers_one_fetches() {
     assert_eq!(source.served.load(Ordering::Relaxed), 131_072, "{:?}", source.asked);
 }
 
+/// While one process fetches the middle of what the other has missed, that one waits; then it fetches
+/// what is left on both sides.
+#[test]
+fn what_others_bring_meanwhile_is_not_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Memory::new(bytes(256 << 10, 9));
+    *source.delay.lock().unwrap() = Duration::from_millis(50);
+    let caches: Vec<Cache> = (0..2).map(|_| cache(folder.path())).collect();
+    let blobs: Vec<Blob> = caches.iter().map(|cache| cache.blob(spec(&source)).unwrap()).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(&blobs[0], 65536, 65536).unwrap());
+        while source.requests.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(read(&blobs[1], 0, 256 << 10).unwrap(), source.bytes);
+    });
+    assert_eq!(source.served.load(Ordering::Relaxed), 256 << 10, "{:?}", source.asked);
+}
+
 #[test]
 fn wrong_bytes_are_asked_for_again_and_never_kept() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +189,7 @@ fn limits_hold_and_readers_get_their_bytes() {
     let blob = cache.blob(spec(&source)).unwrap();
     for at in (0..4 << 20).step_by(65536) {
         assert_eq!(read(&blob, at as u64, 65536).unwrap(), source.bytes[at..at + 65536]);
-        assert!(disk_bytes(folder.path()) <= 512 << 10 && fits_soon(&cache, 512 << 10));
+        assert!(disk_bytes(folder.path()) <= 512 << 10 && cache.stats().used_bytes <= 512 << 10);
     }
     assert!(blob.stats().evicted_bytes > 0);
     // Without eviction of ranges: from memory.
@@ -182,19 +201,7 @@ fn limits_hold_and_readers_get_their_bytes() {
         assert_eq!(read(&kept, at as u64, 65536).unwrap(), other.bytes[at..at + 65536]);
     }
     assert_eq!(kept.stats().evicted_bytes, 0);
-    assert!(fits_soon(&cache, 512 << 10));
-}
-
-/// Whether what is counted is within the limit. What was reserved counts beside what was written until
-/// the fetch has ended, which may be a moment after its reader has gone on.
-fn fits_soon(cache: &Cache, max: u64) -> bool {
-    (0..10_000).any(|_| {
-        let fits = cache.stats().used_bytes <= max;
-        if !fits {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        fits
-    })
+    assert!(cache.stats().used_bytes <= 512 << 10);
 }
 
 /// What `du` would say of the data files below a folder.
@@ -228,7 +235,7 @@ fn processes_share_one_limit() {
             let got = read(&blobs[which], at as u64, 65536).unwrap();
             assert_eq!(got, sources[which].bytes[at..at + 65536]);
             assert!(disk_bytes(folder.path()) <= MAX);
-            assert!(fits_soon(&one, MAX) && fits_soon(&two, MAX));
+            assert!(one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX);
         }
     };
     fill(0);

@@ -66,7 +66,7 @@ impl Default for ClientOptions {
             proxy: ProxyChoice::default(),
             ca_file: None,
             user_agent: concat!("ferrofs/", env!("CARGO_PKG_VERSION")).to_owned(),
-            idle_per_host: 32,
+            idle_per_host: 96,
         }
     }
 }

@@ -175,18 +175,19 @@ impl BlobInner {
         let Some(_held) = self.hold(&claim, first, demand, start)? else {
             return Ok(Fetched::Done);
         };
-        // Another process may have brought a part meanwhile.
+        // Others may have brought a part since it was missed, also in the middle: that is not fetched
+        // again, and what lies behind it is another claim.
         let Some(from) = bits.find(claim.clone(), false) else { return Ok(Fetched::Done) };
-        let to = bits.runs(from..claim.end, false).last().map_or(claim.end, |run| run.end);
+        let to = bits.find(from..claim.end, true).unwrap_or(claim.end);
         let table = self.table(demand, start)?;
         let range = bytes_of(&(from..to), self.size);
         let range =
             table.as_ref().map_or(range.clone(), |table| table.layout().whole_grains(&range));
         let len = range.end - range.start;
-        let Some(_room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
+        let Some(room) = self.cache.admit(len) else { return Err(self.no_space(len)) };
         let demand = &Demand { urgent: Some(lead.urgent()), ..demand.clone() };
         let stop =
-            self.transfer(Target::Cache(lead, hand), &range, table.as_ref(), demand, start)?;
+            self.transfer(Target::Cache(lead, &room, hand), &range, table.as_ref(), demand, start)?;
         Ok(match stop {
             Stop::Whole => {
                 let demand = Demand { urgent: None, ..demand.after(start, Instant::now()) };
@@ -249,7 +250,7 @@ impl BlobInner {
                 ..FetchContext::default()
             };
             let target = match &mut target {
-                Target::Cache(lead, hand) => Target::Cache(lead, hand.as_deref_mut()),
+                Target::Cache(lead, room, hand) => Target::Cache(lead, room, hand.as_deref_mut()),
                 Target::Memory(bytes) => Target::Memory(&mut bytes[(at - range.start) as usize..]),
             };
             let (stop, served, reached) = self.attempt(target, &rest, table, &demand, &context)?;
@@ -362,6 +363,22 @@ impl BlobInner {
         let opened = Arc::new(opened);
         *table = Some(Arc::clone(&opened));
         Ok(Some(opened))
+    }
+
+    /// Fetches the digests of what of these ranges is missing. What fails is told to who needs them.
+    pub(super) fn prepare(&self, ranges: &[Range<u64>], demand: &Demand) {
+        let start = Instant::now();
+        let Ok(Some(table)) = self.table(demand, start) else { return };
+        let missing = ranges.iter().flat_map(|range| self.runs(range.clone(), false));
+        let missing: Vec<_> = missing.map(|range| table.layout().whole_grains(&range)).collect();
+        let context = FetchContext {
+            deadline: demand.until(start),
+            priority: demand.priority,
+            ..FetchContext::default()
+        };
+        if let Err(error) = table.prepare(&missing, &context) {
+            tracing::debug!(%error, "digests were not fetched ahead");
+        }
     }
 
     /// Fetches for one reader, without keeping anything: there is no room.

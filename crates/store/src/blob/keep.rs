@@ -2,7 +2,7 @@
 //! Writing what was verified, telling the log, and taking away again.
 
 use super::BlobInner;
-use crate::cache::lock;
+use crate::cache::{Reserved, lock};
 use crate::flight::Lead;
 use crate::log::{Runs, commit, evict};
 use crate::map::{GRAIN, GROUP_GRAINS, bytes_of, grains_of};
@@ -23,8 +23,13 @@ pub(crate) struct Kept {
 }
 
 impl BlobInner {
-    /// Writes verified bytes as far as `lead` has claimed them, and sets their bits.
-    pub(super) fn keep(&self, lead: &Lead<'_>, range: &Range<u64>, bytes: &[u8]) -> io::Result<()> {
+    /// Writes verified bytes as far as `lead` has claimed them, into `room`, and sets their bits.
+    pub(super) fn keep(
+        &self,
+        (lead, room): (&Lead<'_>, &Reserved<'_>),
+        range: &Range<u64>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         // A file that somebody has cut would grow again, with zeros where bits say that bytes are:
         // from then on everything goes through memory. The next opening makes a new file.
         if self.files.data.metadata()?.len() != self.size {
@@ -42,7 +47,7 @@ impl BlobInner {
             // After the write: a reader that sees the bits reads the bytes.
             bits.set(run.clone());
             lock(&self.dirty).add(run);
-            self.cache.wrote(part.end - part.start);
+            self.cache.wrote(room, part.end - part.start);
         }
         lead.publish();
         Ok(())
@@ -68,8 +73,8 @@ impl BlobInner {
         let grains = grains_of(&(0..end));
         let Some(lead) = self.flights.claim_whole(grains.clone()) else { return };
         let Ok(Some(_held)) = self.files.try_grains(&self.id, &grains) else { return };
-        let Some(_room) = self.cache.admit(end) else { return };
-        if let Err(error) = self.keep(&lead, &(0..end), bytes)
+        let Some(room) = self.cache.admit(end) else { return };
+        if let Err(error) = self.keep((&lead, &room), &(0..end), bytes)
             && super::fetch::is_full(&error)
         {
             self.cache.is_full();

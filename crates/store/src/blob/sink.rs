@@ -3,6 +3,7 @@
 
 use super::BlobInner;
 use super::hand::Hand;
+use crate::cache::Reserved;
 use crate::flight::Lead;
 use crate::map::{GRAIN, GROUP};
 use crate::stats::count;
@@ -22,8 +23,9 @@ const WAIT_BYTES: u64 = 1 << 20;
 
 /// Where verified bytes go.
 pub(super) enum Target<'a, 'b> {
-    /// Into the cache: what of them the lead has claimed; and to the reader who waits for them.
-    Cache(&'a Lead<'a>, Option<&'a mut Hand<'b>>),
+    /// Into the cache: what of them the lead has claimed, into the room that was found for them; and
+    /// to the reader who waits for them.
+    Cache(&'a Lead<'a>, &'a Reserved<'a>, Option<&'a mut Hand<'b>>),
     /// To one reader: the bytes of the range, from its start on.
     Memory(&'a mut [u8]),
 }
@@ -177,7 +179,7 @@ impl<'a, 'b> FillSink<'a, 'b> {
 
     /// The grain for which a reader had better ask itself than wait for this.
     fn aside(&self) -> Option<u64> {
-        let Target::Cache(lead, _) = &self.target else { return None };
+        let Target::Cache(lead, ..) = &self.target else { return None };
         // Who sends only everything is not to begin anew.
         if self.context.priority == Priority::Demand || self.blob.origin.ranges() != Ranges::Yes {
             return None;
@@ -190,8 +192,8 @@ impl<'a, 'b> FillSink<'a, 'b> {
         let bytes = &self.buffer[from..from + len];
         let range = self.at..self.at + len as u64;
         match &mut self.target {
-            Target::Cache(lead, hand) => {
-                self.blob.keep(lead, &range, bytes)?;
+            Target::Cache(lead, room, hand) => {
+                self.blob.keep((lead, room), &range, bytes)?;
                 if let Some(hand) = hand {
                     hand.take(range.start, bytes);
                 }

@@ -77,11 +77,11 @@ impl BlobInner {
             return Ok(());
         }
         let table = self.table(demand, start)?;
-        let Some(_room) = self.cache.admit(self.size) else {
+        let Some(room) = self.cache.admit(self.size) else {
             return Err(self.no_space(self.size));
         };
         let stop = self.transfer(
-            Target::Cache(&lead, None),
+            Target::Cache(&lead, &room, None),
             &(0..self.size),
             table.as_ref(),
             demand,

@@ -11,17 +11,26 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 /// Bytes that are written between two looks at the file system.
 const LOOK_EVERY: u64 = 8 << 20;
 
-/// Room for bytes that are about to be kept. While it is held they may count twice, never not at
-/// all.
+/// Room for bytes that are about to be kept. Each of them counts once, from now on: what is written
+/// takes of it, and what was not is given back.
 #[derive(Debug)]
 pub(crate) struct Reserved<'a> {
     space: &'a Space,
-    len: u64,
+    left: AtomicU64,
+}
+
+impl Reserved<'_> {
+    /// So many of its bytes were written. More than there was room for count, too.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let take = |left: u64| Some(left.saturating_sub(bytes));
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).unwrap_or(0);
+        self.space.wrote(bytes, bytes.saturating_sub(left));
+    }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.space.freed(self.len);
+        self.space.freed(*self.left.get_mut());
     }
 }
 
@@ -122,8 +131,11 @@ impl Space {
         }
     }
 
-    pub(super) fn wrote(&self, bytes: u64) {
-        self.used().fetch_add(bytes, Ordering::SeqCst);
+    /// Bytes were written, some of which nobody has counted before.
+    fn wrote(&self, bytes: u64, uncounted: u64) {
+        if uncounted > 0 {
+            self.used().fetch_add(uncounted, Ordering::SeqCst);
+        }
         self.since_look.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -149,7 +161,7 @@ impl Space {
         let max = self.bytes_max.unwrap_or(u64::MAX);
         let more = |used: u64| used.checked_add(len).filter(|used| *used <= max);
         self.used().fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        Some(Reserved { space: self, len })
+        Some(Reserved { space: self, left: AtomicU64::new(len) })
     }
 
     pub(super) fn wants_culling(&self) -> bool {
@@ -237,4 +249,31 @@ pub(super) fn ids(root: &Dir) -> Vec<BlobId> {
         }
     }
     ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_counts_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = CacheConfig { bytes_max: Some(100), ..CacheConfig::new(folder.path()) };
+        let folder = std::fs::File::open(folder.path()).unwrap();
+        let space = Space::new(&config, &Dir(folder.into()));
+        let used = || space.used().load(Ordering::SeqCst);
+        let room = space.admit(60).unwrap();
+        assert!(space.admit(41).is_none());
+        room.wrote(20);
+        assert_eq!(used(), 60, "it was counted when there was room");
+        space.freed(10);
+        room.wrote(30);
+        assert_eq!(used(), 50);
+        drop(room);
+        assert_eq!(used(), 40, "what was not written is given back");
+        let room = space.admit(10).unwrap();
+        room.wrote(15);
+        drop(room);
+        assert_eq!(used(), 55, "more than there was room for");
+    }
 }

@@ -59,6 +59,11 @@ impl Demand {
         }
     }
 
+    /// As [`Demand::prefetch`], for what is known to be wanted.
+    pub fn listed() -> Self {
+        Self { priority: Priority::Listed, ..Self::prefetch() }
+    }
+
     /// As [`Demand::prefetch`], for what a reader in sequence comes to next.
     pub fn ahead() -> Self {
         Self { priority: Priority::Ahead, ..Self::prefetch() }

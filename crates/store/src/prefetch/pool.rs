@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The threads and their jobs.
 
-use super::{Fill, FillError, Order, Progress, Rank};
-use crate::{Cancel, Demand, Limits};
+use super::{Deed, Fill, FillError, Order, Progress, Rank};
+use crate::{Cancel, Demand, Limits, Priority};
 use std::fmt;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,8 +15,11 @@ use std::time::{Duration, Instant};
 pub struct PrefetchConfig {
     /// Steps at once, if they are small.
     pub threads: usize,
-    /// Bytes of steps at once; two steps of any size may run.
+    /// Bytes of steps at once; one more step of any size may run if they are less than half of it or
+    /// only one.
     pub in_flight_max: u64,
+    /// The same while readers fetch: what is in flight is in front of what they ask for.
+    pub beside_readers_max: u64,
     /// Where readers show that they wait; also holds the bandwidth cap, which sources keep.
     pub limits: Option<Arc<Limits>>,
     /// A step waits no longer than this for readers to pass, so that it comes to its turn at last.
@@ -34,11 +36,31 @@ impl Default for PrefetchConfig {
             // Small steps wait for the round trip, not for bytes: as many as fill a link.
             threads: 48,
             in_flight_max: 8 << 20,
+            // Three times what keeps a link of 200 Mbit/s and 20 ms busy: half of it counts what comes
+            // already.
+            beside_readers_max: 3 << 19,
             limits: None,
             yield_max: Duration::from_millis(200),
             pressure_pause: Duration::from_secs(10),
             failures_max: 8,
         }
+    }
+}
+
+impl PrefetchConfig {
+    /// Whether a step of `len` bytes may run beside `running` others with `in_flight` bytes.
+    pub(super) fn may_begin(
+        &self,
+        running: usize,
+        in_flight: u64,
+        len: u64,
+        is_demanded: bool,
+    ) -> bool {
+        let beside = if is_demanded { self.beside_readers_max } else { u64::MAX };
+        let max = self.in_flight_max.min(beside);
+        // A large step behind small ones must not wait for the last of them: the link would be idle
+        // for a round trip.
+        running < 2 || in_flight < max / 2 || in_flight.saturating_add(len) <= max
     }
 }
 
@@ -72,7 +94,7 @@ struct Job {
     id: u64,
     order: Order,
     /// The step that comes next, if it was too large to be begun.
-    waiting: Option<(Arc<dyn Fill>, Range<u64>)>,
+    waiting: Option<(Arc<dyn Fill>, Deed)>,
     is_exhausted: bool,
     running: usize,
     failures: u32,
@@ -82,9 +104,20 @@ struct Job {
 
 struct Work {
     id: u64,
+    rank: Rank,
     blob: Arc<dyn Fill>,
-    range: Range<u64>,
+    deed: Deed,
     cancel: Cancel,
+}
+
+impl Work {
+    const fn priority(&self) -> Priority {
+        match self.rank {
+            Rank::Ahead => Priority::Ahead,
+            Rank::Listed => Priority::Listed,
+            Rank::Completion => Priority::Prefetch,
+        }
+    }
 }
 
 impl Prefetcher {
@@ -241,25 +274,26 @@ impl State {
     /// The next step of the first job that has one.
     /// If it is too large to be begun beside the others, there is none: smaller ones of later jobs
     /// must not keep it waiting.
-    fn next(&mut self, in_flight_max: u64) -> Option<Work> {
+    fn next(&mut self, config: &PrefetchConfig, is_demanded: bool) -> Option<Work> {
         let Self { jobs, running, in_flight, .. } = self;
         for job in jobs {
             if job.is_exhausted || job.cancel.is_cancelled() {
                 continue;
             }
-            let Some((blob, range)) = job.waiting.take().or_else(|| job.order.steps.next()) else {
+            let Some((blob, deed)) = job.waiting.take().or_else(|| job.order.steps.next()) else {
                 job.is_exhausted = true;
                 continue;
             };
-            let len = range.end.saturating_sub(range.start);
-            if *running >= 2 && in_flight.saturating_add(len) > in_flight_max {
-                job.waiting = Some((blob, range));
+            let len = deed.len();
+            if !config.may_begin(*running, *in_flight, len, is_demanded) {
+                job.waiting = Some((blob, deed));
                 return None;
             }
             *running += 1;
             *in_flight += len;
             job.running += 1;
-            return Some(Work { id: job.id, blob, range, cancel: job.cancel.clone() });
+            let rank = job.order.rank;
+            return Some(Work { id: job.id, rank, blob, deed, cancel: job.cancel.clone() });
         }
         None
     }
@@ -272,7 +306,7 @@ impl Inner {
 
     fn run(&self) {
         while let Some(work) = self.take() {
-            self.let_readers_pass(&work.cancel);
+            self.let_readers_pass(&work);
             let mut result = catch_unwind(AssertUnwindSafe(|| Self::step(&work)))
                 .unwrap_or_else(|_| Err(FillError::Failed("the step panicked".into())));
             while result == Err(FillError::Pressure) && self.wait_for_room(&work.cancel) {
@@ -294,7 +328,7 @@ impl Inner {
             let is_paused = state.is_pressed || left.is_some_and(|left| !left.is_zero());
             if !is_paused {
                 state.paused_until = None;
-                if let Some(work) = state.next(self.config.in_flight_max) {
+                if let Some(work) = state.next(&self.config, self.is_demanded()) {
                     return Some(work);
                 }
                 state.sweep();
@@ -306,23 +340,33 @@ impl Inner {
         }
     }
 
+    fn is_demanded(&self) -> bool {
+        self.config.limits.as_ref().is_some_and(|limits| limits.is_demanded())
+    }
+
     fn step(work: &Work) -> Result<(), FillError> {
-        let demand = Demand { cancel: Some(work.cancel.clone()), ..Demand::prefetch() };
+        let (priority, cancel) = (work.priority(), Some(work.cancel.clone()));
+        let demand = Demand { priority, cancel, ..Demand::prefetch() };
         if demand.is_cancelled() {
             return Err(FillError::Cancelled);
         }
-        if work.blob.missing(work.range.clone()).is_empty() {
-            return Ok(());
+        match &work.deed {
+            Deed::Fill(range) if work.blob.missing(range.clone()).is_empty() => Ok(()),
+            Deed::Fill(range) => work.blob.fill(range.clone(), &demand),
+            Deed::Prepare(ranges) => {
+                work.blob.prepare(ranges, &demand);
+                Ok(())
+            }
         }
-        work.blob.fill(work.range.clone(), &demand)
     }
 
-    /// While readers fetch, nothing else is begun, up to a limit.
-    fn let_readers_pass(&self, cancel: &Cancel) {
+    /// While readers fetch, nothing else is begun, up to a limit; of what is known to be wanted:
+    /// while they wait for longer than they should.
+    fn let_readers_pass(&self, work: &Work) {
         const LOOK: Duration = Duration::from_millis(5);
         let Some(limits) = &self.config.limits else { return };
         let mut left = self.config.yield_max;
-        while limits.is_demanded() && !left.is_zero() && !cancel.wait(LOOK) {
+        while limits.yields(work.priority()) && !left.is_zero() && !work.cancel.wait(LOOK) {
             left = left.saturating_sub(LOOK);
         }
     }
@@ -349,7 +393,7 @@ impl Inner {
     }
 
     fn finish(&self, work: &Work, result: Result<(), FillError>) {
-        let len = work.range.end.saturating_sub(work.range.start);
+        let len = work.deed.len();
         let failures_max = self.config.failures_max.max(1);
         let mut state = self.lock();
         state.running -= 1;

@@ -4,8 +4,11 @@
 #![expect(clippy::single_range_in_vec_init, reason = "lists of ranges, one range long")]
 
 use super::*;
+use crate::Clock;
+use crate::origin::tests::TestClock;
 use crate::{LimitConfig, Limits, Priority, ReplayConfig, Touch, Trace};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -16,6 +19,9 @@ struct Memory {
     errors: Mutex<VecDeque<FillError>>,
     /// Steps wait while this is shut.
     shut: Mutex<bool>,
+    /// Steps that have begun.
+    begun: AtomicUsize,
+    prepared: Mutex<Vec<Vec<Range<u64>>>>,
     opened: Condvar,
     panics: bool,
 }
@@ -42,8 +48,9 @@ impl Fill for Memory {
     }
 
     fn fill(&self, range: Range<u64>, demand: &Demand) -> Result<(), FillError> {
-        assert_eq!(demand.priority, Priority::Prefetch);
+        assert_ne!(demand.priority, Priority::Demand);
         assert!(!self.panics, "told to");
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let mut shut = self.shut.lock().unwrap();
         while *shut && !demand.is_cancelled() {
             shut = self.opened.wait_timeout(shut, Duration::from_millis(1)).unwrap().0;
@@ -57,6 +64,13 @@ impl Fill for Memory {
         }
         self.filled.lock().unwrap().push(range);
         Ok(())
+    }
+
+    fn prepare(&self, ranges: &[Range<u64>], _: &Demand) {
+        let filled = self.filled.lock().unwrap();
+        let is_late = ranges.iter().any(|range| filled.contains(range));
+        assert!(!is_late, "prepared after it was filled");
+        self.prepared.lock().unwrap().push(ranges.to_vec());
     }
 }
 
@@ -179,6 +193,95 @@ fn readers_pass_first() {
     assert_eq!(blob.filled(), []);
     drop(reader);
     assert_eq!(job.wait().done, 10);
+}
+
+/// A pool beside readers, whose time stands still.
+fn beside_readers() -> (Prefetcher, Arc<Limits>, Arc<TestClock>) {
+    let clock = Arc::new(TestClock::default());
+    let limits = Arc::new(Limits::with_clock(LimitConfig::default(), clock.clone()));
+    let config = PrefetchConfig {
+        limits: Some(limits.clone()),
+        yield_max: Duration::from_secs(3600),
+        ..PrefetchConfig::default()
+    };
+    (Prefetcher::new(config).unwrap(), limits, clock)
+}
+
+#[test]
+fn what_is_listed_is_fetched_beside_readers() {
+    let (pool, limits, _) = beside_readers();
+    let blob = Memory::new(10);
+    let list = || Order::list(Rank::Listed, blob.clone(), &[0..10]);
+    // Its time stands still: it has waited for no longer than any.
+    let reader = limits.permit(Priority::Demand, None, None);
+    assert_eq!(pool.submit(list()).wait().done, 10);
+    drop(reader);
+    let joined = limits.join();
+    assert_eq!(pool.submit(list()).wait().done, 10);
+    drop(joined);
+}
+
+#[test]
+fn readers_that_wait_too_long_pass_what_is_listed() {
+    let (pool, limits, clock) = beside_readers();
+    let quick = limits.permit(Priority::Demand, None, None);
+    clock.sleep(Duration::from_millis(20), None);
+    drop(quick);
+    let reader = limits.permit(Priority::Demand, None, None);
+    clock.sleep(Duration::from_millis(100), None);
+    assert!(!limits.yields(Priority::Listed), "others take as long");
+    clock.sleep(Duration::from_secs(1), None);
+    assert!(limits.yields(Priority::Listed));
+    let blob = Memory::new(10);
+    let job = pool.submit(Order::list(Rank::Listed, blob.clone(), &[0..10]));
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(blob.filled(), []);
+    drop(reader);
+    assert_eq!(job.wait().done, 10);
+}
+
+#[test]
+fn little_is_in_flight_before_what_readers_ask_for() {
+    for is_demanded in [false, true] {
+        let (pool, limits, _) = beside_readers();
+        let blob = Memory::new(100 * MIB);
+        *blob.shut.lock().unwrap() = true;
+        let reader = is_demanded.then(|| limits.permit(Priority::Demand, None, None));
+        let ranges: Vec<_> = (0..32).map(|at| at * MIB / 4..(at + 1) * MIB / 4).collect();
+        let job = pool.submit(Order::list(Rank::Listed, blob.clone(), &ranges));
+        let most = if is_demanded { 6 } else { 32 };
+        while blob.begun.load(Ordering::SeqCst) < most {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(blob.begun.load(Ordering::SeqCst), most);
+        *blob.shut.lock().unwrap() = false;
+        assert_eq!(job.wait().done, 8 * MIB);
+        drop(reader);
+    }
+}
+
+#[test]
+fn replays_prepare_batches_and_keep_the_order_of_time() {
+    let places = [64 * MIB, 0, 32 * MIB, MIB, 64 * MIB + 8192];
+    let touches = (0..).zip(places).map(|(micros, start)| Touch {
+        micros,
+        blob: 0,
+        start,
+        len: 4096,
+        runs: 1,
+    });
+    let trace = Trace { blobs: vec!["a".into()], runs: 1, touches: touches.collect() };
+    let blob = Memory::new(100 * MIB);
+    // The gap of a page is joined, and nothing else.
+    let config = ReplayConfig { gap_ratio: 0.5, ..ReplayConfig::default() };
+    let plan = Replay::plan(&trace, &[Some(blob.size)], &config);
+    pool(1).submit(Order::replay(plan, &[Some(blob.clone())])).wait();
+    let page = |start| start..start + 4096;
+    let first = 64 * MIB..64 * MIB + 12288;
+    assert_eq!(blob.filled(), [first.clone(), page(0), page(32 * MIB), page(MIB)]);
+    let prepared = blob.prepared.lock().unwrap().clone();
+    assert_eq!(prepared, [vec![page(0), page(MIB)], vec![page(32 * MIB)], vec![first]]);
 }
 
 #[test]

@@ -206,6 +206,26 @@ impl Table {
         Ok(Digests { layout: self.layout(), range, pages })
     }
 
+    /// Fetches the pages that many ranges of whole grains need and that are neither here nor under way,
+    /// in fewer requests than each range alone would. Stops at the first that fails: who needs the
+    /// others fetches them.
+    pub fn prepare(&self, ranges: &[Range<u64>], context: &FetchContext) -> Result<(), TableError> {
+        let mut needed = BTreeSet::new();
+        for range in ranges {
+            needed.extend(self.needed(range)?);
+        }
+        let missing: Vec<u32> =
+            needed.into_iter().filter(|page| self.local(*page).is_none()).collect();
+        let near = |a: &u32, b: &u32| u64::from(*b) <= u64::from(*a) + 1 + GAP_MAX;
+        for pages in missing.chunk_by(near) {
+            // Claimed one run after the other: who needs a page must not wait for the runs before it.
+            let mut claim = Claim { table: self, pages: vec![] };
+            let runs = claim.runs_now(pages);
+            self.fetch_runs(&runs, context)?;
+        }
+        Ok(())
+    }
+
     /// Whether `bytes` at `offset` of the blob, whole grains, are those of the blob.
     pub fn verify(
         &self,
@@ -326,14 +346,35 @@ impl Claim<'_> {
         context: &FetchContext,
     ) -> Result<Vec<Range<u32>>, TableError> {
         let table = self.table;
+        let runs = self.runs_now(missing);
+        if runs.is_empty() {
+            let Some(left) = left(context) else { return Err(late(table.source.as_ref())) };
+            let flights = table.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            let wait = table.landed.wait_timeout_while(flights, left, |flights| {
+                missing.iter().all(|page| flights.contains(page))
+            });
+            drop(wait);
+        }
+        Ok(runs)
+    }
+
+    /// The same without waiting.
+    fn runs_now(&mut self, missing: &[u32]) -> Vec<Range<u32>> {
+        let table = self.table;
         let mut flights = table.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let mut runs: Vec<Range<u32>> = vec![];
+        // Nothing is asked for twice, not even between what is missing.
+        let is_new = |page: u32| !flights.contains(&page) && table.local(page).is_none();
         for page in missing.iter().copied() {
-            if flights.contains(&page) {
+            // It may have come since it was missed.
+            if !is_new(page) {
                 continue;
             }
             match runs.last_mut() {
-                Some(run) if u64::from(page) <= u64::from(run.end) + GAP_MAX => {
+                Some(run)
+                    if u64::from(page) <= u64::from(run.end) + GAP_MAX
+                        && (run.end..page).all(is_new) =>
+                {
                     run.end = run.end.max(page + 1);
                 }
                 _ => runs.push(page..page + 1),
@@ -341,11 +382,8 @@ impl Claim<'_> {
             let coarse_end = table.layout().coarse_page_count();
             if u64::from(page) < coarse_end {
                 let end = (u64::from(page) + COARSE_RUN).min(coarse_end) as u32;
-                let mut ahead = page + 1..end;
                 // Up to what is here or under way already.
-                let stop = ahead
-                    .find(|page| flights.contains(page) || table.local(*page).is_some())
-                    .unwrap_or(end);
+                let stop = (page + 1..end).find(|page| !is_new(*page)).unwrap_or(end);
                 if let Some(run) = runs.last_mut() {
                     run.end = run.end.max(stop);
                 }
@@ -356,14 +394,7 @@ impl Claim<'_> {
                 self.pages.push(page);
             }
         }
-        if runs.is_empty() {
-            let Some(left) = left(context) else { return Err(late(table.source.as_ref())) };
-            let wait = table.landed.wait_timeout_while(flights, left, |flights| {
-                missing.iter().all(|page| flights.contains(page))
-            });
-            drop(wait);
-        }
-        Ok(runs)
+        runs
     }
 }
 

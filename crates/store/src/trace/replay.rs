@@ -12,9 +12,11 @@ use std::time::Duration;
 pub struct ReplayConfig {
     /// Bytes that are fetched and verified as one.
     pub align: u64,
-    /// The first step: small, so that its bytes come soon.
-    pub step_min: u64,
-    /// The largest step, and the longest request.
+    /// The first batch: small, so that its bytes come soon.
+    pub batch_min: u64,
+    /// The largest batch: within one the order of time gives way to requests that are worth it.
+    pub batch_max: u64,
+    /// The longest request: who waits for a part of it waits for no more than this.
     pub step_max: u64,
     /// Time of a request without bytes.
     pub rtt: Duration,
@@ -30,8 +32,9 @@ impl Default for ReplayConfig {
     fn default() -> Self {
         Self {
             align: 4096,
-            step_min: 256 << 10,
-            step_max: 16 << 20,
+            batch_min: 256 << 10,
+            batch_max: 16 << 20,
+            step_max: 512 << 10,
             rtt: Duration::from_millis(20),
             bytes_per_second: 25_000_000,
             requests: 48,
@@ -50,16 +53,43 @@ pub struct Step {
     pub range: Range<u64>,
 }
 
-/// Requests in order: groups of touches in the order of time, each group in the order of the blob.
+/// Requests in order: batches of touches in the order of time; in each of them what lies together is
+/// one request, and those come first that are wanted first.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "a list")]
 pub struct Replay {
     /// Requests, to be begun in order.
-    pub steps: Vec<Step>,
+    pub batches: Vec<Vec<Step>>,
     /// Bytes of touches.
     pub wanted: u64,
     /// Bytes of steps.
     pub planned: u64,
+}
+
+/// What a batch wants: for each blob runs, and in order when what is wanted.
+#[derive(Default)]
+struct Batch {
+    runs: BTreeMap<u32, Runs>,
+    /// Blob and start of a piece, and which piece in the order of time it is.
+    turns: BTreeMap<(u32, u64), usize>,
+    bytes: u64,
+}
+
+impl Batch {
+    fn add(&mut self, blob: u32, range: Range<u64>) {
+        self.bytes += range.end - range.start;
+        let turn = self.turns.len();
+        self.turns.insert((blob, range.start), turn);
+        self.runs.entry(blob).or_default().add(range);
+    }
+
+    /// When the first byte of a step is wanted.
+    fn turn(&self, step: &Step) -> usize {
+        let pieces = self.turns.range((step.blob, step.range.start)..(step.blob, step.range.end));
+        // A step that holds the start of no piece goes on with one that began before.
+        let before = || self.turns.range(..(step.blob, step.range.start)).next_back();
+        pieces.map(|(_, turn)| *turn).min().or_else(|| before().map(|(_, turn)| *turn)).unwrap_or(0)
+    }
 }
 
 impl Replay {
@@ -68,8 +98,7 @@ impl Replay {
     pub fn plan(trace: &Trace, sizes: &[Option<u64>], config: &ReplayConfig) -> Self {
         let mut replay = Self::default();
         let mut done: Vec<Runs> = sizes.iter().map(|_| Runs::default()).collect();
-        let mut batch: BTreeMap<u32, Runs> = BTreeMap::new();
-        let (mut batch_bytes, mut batch_max) = (0_u64, config.step_min.max(1));
+        let (mut batch, mut batch_max) = (Batch::default(), config.batch_min.max(1));
         let align = config.align.max(1);
         for touch in &trace.touches {
             let Some(Some(size)) = sizes.get(touch.blob as usize) else { continue };
@@ -85,31 +114,32 @@ impl Replay {
                 let piece = at..end.min(at.saturating_add(config.step_max.max(align)));
                 at = piece.end;
                 for range in done[touch.blob as usize].add(piece) {
-                    batch_bytes += range.end - range.start;
-                    batch.entry(touch.blob).or_default().add(range);
+                    batch.add(touch.blob, range);
                 }
-                if batch_bytes >= batch_max {
-                    replay.batch(&mut batch, config);
-                    batch_bytes = 0;
-                    batch_max = (batch_max.saturating_mul(2)).min(config.step_max * 4);
+                if batch.bytes >= batch_max {
+                    replay.batch(std::mem::take(&mut batch), config);
+                    batch_max = batch_max.saturating_mul(2).min(config.batch_max.max(1));
                 }
             }
         }
-        replay.batch(&mut batch, config);
+        replay.batch(batch, config);
         replay
+    }
+
+    /// All requests, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.batches.iter().flatten()
     }
 
     /// Requests for what one batch wants: neighbours joined over gaps as far as that is cheaper than
     /// another request.
-    fn batch(&mut self, batch: &mut BTreeMap<u32, Runs>, config: &ReplayConfig) {
-        let batch = std::mem::take(batch);
-        let wanted: u64 = batch.values().map(Runs::bytes).sum();
-        self.wanted += wanted;
+    fn batch(&mut self, mut batch: Batch, config: &ReplayConfig) {
+        self.wanted += batch.bytes;
         let trip = config.rtt.as_secs_f64() * config.bytes_per_second as f64;
         let gap_max = (trip / f64::from(config.requests.max(1))) as u64;
         // The smallest gaps first: they save a request for the fewest bytes.
         let mut gaps: Vec<(u64, u32, u64)> = vec![];
-        for (blob, runs) in &batch {
+        for (blob, runs) in &batch.runs {
             let mut end: Option<u64> = None;
             for (start, stop) in &runs.0 {
                 if let Some(end) = end.filter(|end| start - end <= gap_max) {
@@ -119,14 +149,15 @@ impl Replay {
             }
         }
         gaps.sort_unstable();
-        let mut budget = (wanted as f64 * config.gap_ratio.max(0.0)) as u64;
+        let mut budget = (batch.bytes as f64 * config.gap_ratio.max(0.0)) as u64;
         let mut joined = std::collections::HashSet::new();
         for (gap, blob, start) in gaps {
             let Some(rest) = budget.checked_sub(gap) else { break };
             budget = rest;
             joined.insert((blob, start));
         }
-        for (blob, runs) in batch {
+        let mut steps = vec![];
+        for (blob, runs) in std::mem::take(&mut batch.runs) {
             let mut open: Option<Range<u64>> = None;
             for (start, end) in runs.0 {
                 match &mut open {
@@ -136,23 +167,28 @@ impl Replay {
                     {
                         open.end = end;
                     }
-                    _ => self.push(blob, open.replace(start..end), config),
+                    _ => cut(blob, open.replace(start..end), config, &mut steps),
                 }
             }
-            self.push(blob, open, config);
+            cut(blob, open, config, &mut steps);
+        }
+        steps.sort_by_cached_key(|step| batch.turn(step));
+        self.planned += steps.iter().map(|step| step.range.end - step.range.start).sum::<u64>();
+        if !steps.is_empty() {
+            self.batches.push(steps);
         }
     }
+}
 
-    fn push(&mut self, blob: u32, range: Option<Range<u64>>, config: &ReplayConfig) {
-        let Some(range) = range else { return };
-        let step_max = config.step_max.max(config.align).max(1);
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at.saturating_add(step_max));
-            self.planned += end - at;
-            self.steps.push(Step { blob, range: at..end });
-            at = end;
-        }
+/// Steps for a range.
+fn cut(blob: u32, range: Option<Range<u64>>, config: &ReplayConfig, steps: &mut Vec<Step>) {
+    let Some(range) = range else { return };
+    let step_max = config.step_max.max(config.align).max(1);
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at.saturating_add(step_max));
+        steps.push(Step { blob, range: at..end });
+        at = end;
     }
 }
 
@@ -161,10 +197,6 @@ impl Replay {
 struct Runs(BTreeMap<u64, u64>);
 
 impl Runs {
-    fn bytes(&self) -> u64 {
-        self.0.iter().map(|(start, end)| end - start).sum()
-    }
-
     /// Adds a range; what of it is new.
     fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut all = range.clone();

@@ -136,9 +136,14 @@ fn replays_begin_small_and_leave_out_what_is_not_here() {
     let size = 2000 * 65536 + 5;
     let plan = Replay::plan(&trace, &[Some(size), None], &ReplayConfig::default());
     assert_eq!((plan.wanted, plan.planned), (size, size));
-    assert_eq!(plan.steps[0].range, 0..256 << 10);
-    assert!(plan.steps.iter().all(|step| step.range.end - step.range.start <= 16 << 20));
-    assert!(plan.steps.iter().map(|step| step.range.end - step.range.start).max() > Some(8 << 20));
+    assert_eq!(plan.batches[0][0].range, 0..256 << 10);
+    assert!(plan.steps().all(|step| step.range.end - step.range.start <= 512 << 10));
+    let bytes = |batch: &Vec<Step>| -> u64 {
+        batch.iter().map(|step| step.range.end - step.range.start).sum()
+    };
+    let batches: Vec<u64> = plan.batches.iter().map(bytes).collect();
+    assert_eq!(batches[..4], [1, 2, 4, 8].map(|scale| scale * (256 << 10)));
+    assert!(batches.iter().all(|bytes| *bytes <= 16 << 20) && batches.len() < 16, "{batches:?}");
 }
 
 /// Replays over the simulated link, by the rules of the pool.
@@ -148,7 +153,7 @@ fn seconds(plan: &Replay, size: u64) -> f64 {
     // When it will have come, and its bytes; answers come in the order of requests.
     let mut flying: VecDeque<(f64, u64)> = VecDeque::new();
     let (mut now, mut last) = (0.0_f64, 0.0_f64);
-    for step in &plan.steps {
+    for step in plan.steps() {
         let len = step.range.end - step.range.start;
         let bytes = |flying: &VecDeque<(f64, u64)>| flying.iter().map(|step| step.1).sum::<u64>();
         while flying.len() >= pool.threads
@@ -177,8 +182,8 @@ fn a_learned_trace_comes_at_the_speed_of_the_link() {
         let wanted = plan.wanted as f64;
         assert!(plan.planned as f64 <= wanted * 1.1, "{name}");
         let factor = seconds(&plan, size) / (wanted / 25e6);
-        assert!(factor <= 1.2, "{name}: {factor:.3}, {} steps", plan.steps.len());
-        println!("{name:<42} {factor:.3} {} steps", plan.steps.len());
+        assert!(factor <= 1.2, "{name}: {factor:.3}, {} steps", plan.steps().count());
+        println!("{name:<42} {factor:.3} {} steps", plan.steps().count());
     }
 }
 
@@ -189,7 +194,7 @@ fn other_links_get_other_gaps() {
     let trace = trace(&["a"], 1, touches);
     let plan = |rtt| {
         let config = ReplayConfig { rtt: Duration::from_millis(rtt), ..ReplayConfig::default() };
-        Replay::plan(&trace, &[Some(64 << 20)], &config).steps.len()
+        Replay::plan(&trace, &[Some(64 << 20)], &config).steps().count()
     };
     assert!(plan(200) < plan(0));
 }
@@ -273,11 +278,11 @@ proptest! {
         for (at, cell) in runs.iter().enumerate() {
             prop_assert_eq!(*cell, u32::from(by_run[0][at]) + u32::from(by_run[1][at]));
         }
-        let config = ReplayConfig { align, gap_ratio: 0.0, step_min: 30, step_max: 64, ..ReplayConfig::default() };
+        let config = ReplayConfig { align, gap_ratio: 0.0, batch_min: 30, batch_max: 99, step_max: 64, ..ReplayConfig::default() };
         let size = 340;
         let plan = Replay::plan(&merged, &[Some(size)], &config);
         let mut planned = [0; 400];
-        for step in &plan.steps {
+        for step in plan.steps() {
             prop_assert!(step.range.start < step.range.end && step.range.end <= size);
             for cell in &mut planned[step.range.start as usize..step.range.end as usize] {
                 *cell += 1;
