@@ -103,7 +103,8 @@ fn servers_prove_who_they_are() {
     std::thread::sleep(Duration::from_millis(1500));
     let empty = remote.scratch.path("empty.pem");
     std::fs::write(&empty, "nothing").unwrap();
-    let plain = remote.origin.url("/image.erofs").replace("http:", "https:");
+    let in_the_clear = Component::nginx(&remote.scratch.path("www")).unwrap();
+    let plain = in_the_clear.url("/image.erofs").replace("http:", "https:");
     for (url, words, expected) in [
         (&url, vec![], "--ca FILE"),
         (&url, vec!["--ca", other.to_str().unwrap()], "is the file of --ca the right one"),
@@ -192,7 +193,8 @@ fn everything_goes_through_the_proxy() {
         assert!(asked.len() > 3, "{words:?}: {asked:?}");
         assert!(asked.iter().all(|line| line.starts_with("GET http://127.0.0.1:")), "{asked:?}");
         let entries = remote.origin.ledger().entries().len() - direct;
-        assert_eq!(entries, asked.len(), "{words:?}: some went past it");
+        // What was asked for when the mount ended may not have come this far.
+        assert!(entries <= asked.len(), "{words:?}: some went past it");
     }
     // None is none, whatever the environment says.
     let asked = proxy.asked().len();
@@ -202,7 +204,8 @@ fn everything_goes_through_the_proxy() {
     let said = remote.mount_at(&url, &["--proxy", "ftp://us:s3cret@h"], &[]).fails(1);
     assert!(said.contains("proxy") && !said.contains("s3cret"), "{said}");
     // After wrong bytes the origin itself is asked; the proxy, if that cannot be reached.
-    remote.mount_at(&url, &["--proxy", &address], &[]).ok();
+    let alone = ["--proxy", &address, "--prefetch", "none", "--trace", "none"];
+    remote.mount_at(&url, &alone, &[]).ok();
     let mounted = Mounted(remote.target());
     let asked = proxy.asked().len();
     remote.origin.forget();
