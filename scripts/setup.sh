@@ -19,6 +19,8 @@ need chromium chromium
 # Origins of lazy mounts. nginx is in /usr/sbin, which is not in everybody's PATH.
 [ -x /usr/sbin/nginx ] || need nginx nginx-light
 need docker-registry docker-registry
+# Certificates for the servers of tests.
+need openssl openssl
 # moto, which speaks S3, has no Debian package: it goes to a Python environment of its own.
 moto=/opt/ferrofs-moto
 want_moto=

@@ -7,6 +7,7 @@ mod cached;
 mod ctl;
 mod look;
 mod mount;
+mod network;
 mod share;
 mod trace;
 
@@ -19,6 +20,7 @@ pub(crate) use look::{
     StatArgs,
 };
 pub(crate) use mount::{Method, MountArgs, ShareBy, UmountArgs};
+pub(crate) use network::{DevicePinArgs, NetworkArgs};
 pub(crate) use share::{EstimateArgs, ShareArgs, ShareCommand};
 pub(crate) use trace::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 

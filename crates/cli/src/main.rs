@@ -14,6 +14,7 @@ mod errors;
 mod hints;
 mod interrupt;
 mod json;
+mod network;
 mod output;
 mod personality;
 mod progress;
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
     }
     if let Some((tool, rest)) = personality::find(&words) {
         return ExitCode::from(tool.run(rest));
+    }
+    if let Err(error) = network::hide_password(&words) {
+        errors::print("ferrofs", &error);
+        return ExitCode::FAILURE;
     }
     ExitCode::from(run(&words))
 }

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who we are to a registry: Docker's credential file and its helpers, read anew each time.
 
-use crate::error::printable;
+mod helper;
+
 use crate::{Error, ErrorKind, Secret};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Largest file or answer of a helper, in bytes.
+/// Largest file, in bytes.
 const LEN_MAX: u64 = 1 << 20;
-/// How long a helper may think.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What proves who we are.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,17 +61,15 @@ struct Entry {
     registrytoken: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct HelperAnswer {
-    #[serde(rename = "Username")]
-    user: String,
-    #[serde(rename = "Secret")]
-    secret: String,
-}
-
 impl Credentials {
-    /// Looks up the credential for a repository of a registry (`docker.io`, `host[:port]`).
-    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, Error> {
+    /// Looks up the credential for a repository of a registry (`docker.io`, `host[:port]`). Helpers,
+    /// which may ask somebody in turn, have until `deadline`.
+    pub fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Credential>, Error> {
         let files = match self {
             Self::Anonymous => return Ok(None),
             Self::Fixed(credential) => return Ok(Some(credential.clone())),
@@ -83,7 +79,7 @@ impl Credentials {
         for path in files {
             let optional = matches!(self, Self::Environment);
             let Some(file) = read(&path, optional)? else { continue };
-            if let Some(credential) = file.find(registry, repository, &path)? {
+            if let Some(credential) = file.find(registry, repository, &path, deadline)? {
                 return Ok(Some(credential));
             }
         }
@@ -141,17 +137,18 @@ impl File {
         registry: &str,
         repository: &str,
         path: &Path,
+        deadline: Option<Instant>,
     ) -> Result<Option<Credential>, Error> {
         let names: Vec<&str> =
             if registry == "docker.io" { DOCKER_HUB.to_vec() } else { vec![registry] };
         for name in &names {
             if let Some(helper) = self.cred_helpers.get(*name) {
-                return ask_helper(helper, name);
+                return helper::ask(helper, name, path, deadline);
             }
         }
         if let Some(helper) = &self.creds_store {
             // Docker writes an empty entry for what is in the store, but not always.
-            if let Some(credential) = ask_helper(helper, names[0])? {
+            if let Some(credential) = helper::ask(helper, names[0], path, deadline)? {
                 return Ok(Some(credential));
             }
         }
@@ -199,75 +196,6 @@ impl Entry {
     }
 }
 
-/// Ends a helper that nobody waits for.
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs `docker-credential-NAME get`.
-fn ask_helper(name: &str, server: &str) -> Result<Option<Credential>, Error> {
-    let fine = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if !fine {
-        let name = printable(name);
-        return Err(Error::invalid(format!("a credential helper named {name:?} is refused")));
-    }
-    let program = format!("docker-credential-{name}");
-    let failed = |what: String| Error::new(ErrorKind::Io, format!("{program}: {what}"));
-    let child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut child = Reaped(child);
-    if let Some(mut input) = child.0.stdin.take() {
-        // A helper that does not read ends the pipe; its status tells.
-        let _ = input.write_all(server.as_bytes());
-    }
-    let output = child.0.stdout.take().ok_or_else(|| failed("gives no output".to_owned()))?;
-    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let read = output.take(LEN_MAX).read_to_string(&mut text);
-        // The receiver may have given up.
-        let _ = sender.send(read.map(|_| text));
-    });
-    let until = Instant::now() + HELPER_TIMEOUT;
-    let text = receiver
-        .recv_timeout(HELPER_TIMEOUT)
-        .map_err(|_| failed(format!("did not answer in {} s", HELPER_TIMEOUT.as_secs())))?
-        .map_err(|error| failed(error.to_string()))?;
-    let status = loop {
-        match child.0.try_wait().map_err(|error| failed(error.to_string()))? {
-            Some(status) => break status,
-            None if Instant::now() > until => return Err(failed("does not end".to_owned())),
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    if !status.success() {
-        if text.to_ascii_lowercase().contains("credentials not found") {
-            return Ok(None);
-        }
-        return Err(failed(format!("failed ({status})")));
-    }
-    let answer: HelperAnswer =
-        serde_json::from_str(&text).map_err(|_| failed("did not answer in its form".to_owned()))?;
-    let secret = Secret::new(answer.secret);
-    Ok(Some(if answer.user == "<token>" {
-        Credential::IdentityToken(secret)
-    } else {
-        Credential::Password(answer.user, secret)
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +204,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         std::fs::write(&path, text).unwrap();
-        Credentials::File(path).find(registry, repository)
+        Credentials::File(path).find(registry, repository, None)
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "what `find` gives, to be compared with")]

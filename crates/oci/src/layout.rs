@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Image layouts: a folder with `oci-layout`, `index.json` and `blobs/`.
 
+mod artifact;
+
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::{Descriptor, Digest, Error, ErrorKind, Fetched, Manifest, Platform};
 use serde::Deserialize;
@@ -76,11 +78,17 @@ impl Layout {
         Ok(bytes)
     }
 
+    /// A manifest or index by its digest, verified.
+    pub fn manifest(&self, digest: &Digest) -> Result<Manifest, Error> {
+        let bytes = self.blob_bytes(digest, MANIFEST_LEN_MAX)?;
+        Manifest::parse(&bytes, &self.blob_path(digest).display().to_string())
+    }
+
     /// The manifest of the image with a name (or the only one), for a platform.
     pub fn image(&self, name: Option<&str>, platform: &Platform) -> Result<Fetched, Error> {
         let index = self.index()?;
         let named = |entry: &&Descriptor| {
-            name.is_none_or(|name| {
+            name.map_or(!artifact::is_artifact(entry), |name| {
                 entry.annotations.get(REF_NAME).is_some_and(|known| known == name)
                     || entry.digest_text == name
             })

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Largest manifest or index, in bytes; what registries accept.
 pub const MANIFEST_LEN_MAX: usize = 4 << 20;
 /// Most entries of an index or layers of a manifest.
-const ENTRIES_MAX: usize = 10_000;
+pub(crate) const ENTRIES_MAX: usize = 10_000;
 
 /// Media types.
 pub mod media {

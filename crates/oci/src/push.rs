@@ -13,7 +13,7 @@ use std::time::Instant;
 use url::Url;
 
 /// The configuration of an artifact that has none.
-const NOTHING: &[u8] = b"{}";
+pub(crate) const NOTHING: &[u8] = b"{}";
 
 /// Something small that belongs to an image.
 #[derive(Clone, Debug)]
@@ -25,6 +25,31 @@ pub struct Artifact<'a> {
     pub bytes: &'a [u8],
     /// Annotations of its manifest, which are in the image's list of artifacts, too.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Artifact<'_> {
+    /// The manifest of the artifact, which says what it belongs to, and its entry in a list.
+    pub(crate) fn manifest(&self, image: &Fetched) -> Result<(Vec<u8>, Descriptor), Error> {
+        let image_type = image.manifest.media_type.as_deref().unwrap_or(media::OCI_MANIFEST);
+        let (config, blob) = (Digest::of(NOTHING), Digest::of(self.bytes));
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media::OCI_MANIFEST.to_owned()),
+            artifact_type: Some(self.media_type.to_owned()),
+            config: Some(describe(media::EMPTY, &config, NOTHING.len())),
+            layers: vec![describe(self.media_type, &blob, self.bytes.len())],
+            subject: Some(describe(image_type, &image.digest, image.bytes.len())),
+            annotations: self.annotations.clone(),
+            ..Manifest::default()
+        };
+        let bytes = emit(&manifest)?;
+        let entry = Descriptor {
+            annotations: self.annotations.clone(),
+            artifact_type: manifest.artifact_type,
+            ..describe(media::OCI_MANIFEST, &Digest::of(&bytes), bytes.len())
+        };
+        Ok((bytes, entry))
+    }
 }
 
 impl Registry {
@@ -74,29 +99,13 @@ impl Registry {
         artifact: &Artifact<'_>,
         deadline: Option<Instant>,
     ) -> Result<Digest, Error> {
-        let config = self.put_blob(NOTHING, deadline)?;
-        let blob = self.put_blob(artifact.bytes, deadline)?;
-        let image_type = image.manifest.media_type.as_deref().unwrap_or(media::OCI_MANIFEST);
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media::OCI_MANIFEST.to_owned()),
-            artifact_type: Some(artifact.media_type.to_owned()),
-            config: Some(describe(media::EMPTY, &config, NOTHING.len())),
-            layers: vec![describe(artifact.media_type, &blob, artifact.bytes.len())],
-            subject: Some(describe(image_type, &image.digest, image.bytes.len())),
-            annotations: artifact.annotations.clone(),
-            ..Manifest::default()
-        };
-        let bytes = emit(&manifest)?;
-        let digest = Digest::of(&bytes);
+        self.put_blob(NOTHING, deadline)?;
+        self.put_blob(artifact.bytes, deadline)?;
+        let (bytes, entry) = artifact.manifest(image)?;
+        let digest = entry.digest()?;
         let noted =
             self.put_manifest(&digest.to_string(), media::OCI_MANIFEST, &bytes, deadline)?;
         if !noted {
-            let entry = Descriptor {
-                annotations: artifact.annotations.clone(),
-                artifact_type: manifest.artifact_type,
-                ..describe(media::OCI_MANIFEST, &digest, bytes.len())
-            };
             self.list_artifact(&image.digest, entry, deadline)?;
         }
         Ok(digest)
@@ -109,7 +118,7 @@ impl Registry {
         entry: Descriptor,
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let tag = Self::referrers_tag(subject);
+        let tag = subject.referrers_tag();
         let mut index = match self.manifest(&tag, deadline) {
             Ok(fetched) => fetched.manifest,
             Err(error) if error.kind == ErrorKind::NotFound => Manifest::default(),

@@ -19,6 +19,11 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// The tag of the index of what belongs to it, where nothing else keeps such a list.
+    pub(crate) fn referrers_tag(&self) -> String {
+        format!("{}-{}", self.algorithm(), self.hex())
+    }
+
     /// Name of the algorithm.
     pub fn algorithm(&self) -> &str {
         self.text.split_once(':').map_or("", |(algorithm, _)| algorithm)

@@ -58,7 +58,8 @@ impl Registry {
                 .map_err(|_| Error::invalid(format!("{reference}: no host")))
         };
         let secure = parse("https")?;
-        let plain = options.insecure || address::is_loopback(&secure);
+        // Who names certificates has a registry with one, on this machine, too.
+        let plain = options.insecure || address::is_loopback(&secure) && !client.has_own_roots();
         let base = if plain { parse("http")? } else { secure };
         let actions = if options.push { "pull,push" } else { "pull" };
         let auth = RegistryAuth::new(
@@ -104,11 +105,6 @@ impl Registry {
 
     pub(crate) const fn client(&self) -> &Client {
         &self.client
-    }
-
-    /// The tag of the index of an image's artifacts, where a registry does not keep one itself.
-    pub(crate) fn referrers_tag(subject: &Digest) -> String {
-        format!("{}-{}", subject.algorithm(), subject.hex())
     }
 
     fn get(
@@ -200,7 +196,7 @@ impl Registry {
                 Manifest::parse(&answer.read_all(MANIFEST_LEN_MAX)?, &place)?
             }
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Protocol) => {
-                match self.manifest(&Self::referrers_tag(subject), deadline) {
+                match self.manifest(&subject.referrers_tag(), deadline) {
                     Ok(fetched) => fetched.manifest,
                     Err(error) if error.kind == ErrorKind::NotFound => return Ok(Vec::new()),
                     Err(error) => return Err(error),

@@ -107,7 +107,7 @@ impl RegistryAuth {
         challenge: &Challenge,
         deadline: Option<Instant>,
     ) -> Result<Option<Pass>, Error> {
-        let credential = self.credentials.find(&self.registry, &self.repository)?;
+        let credential = self.credentials.find(&self.registry, &self.repository, deadline)?;
         if challenge.scheme == "basic" {
             let Some(Credential::Password(user, password)) = credential else { return Ok(None) };
             return Ok(Some(Pass::Basic(Secret::new(basic(&user, &password)))));

@@ -115,6 +115,37 @@ pub enum Error {
         /// As it was given.
         text: String,
     },
+    /// A pin of a data blob that the image does not have.
+    DevicePin {
+        /// The tag or number that was given.
+        name: String,
+        /// The tags of the image.
+        tags: Vec<String>,
+    },
+    /// Two pins of the same data blob.
+    DevicePins {
+        /// The tag or number that was given.
+        name: String,
+    },
+    /// More places of data blobs than the image has.
+    DeviceCount {
+        /// So many were given.
+        given: usize,
+        /// So many there are.
+        count: usize,
+    },
+    /// A data blob that the image does not name, and nobody else has.
+    DeviceUnnamed {
+        /// Its number in the image, from 1.
+        number: usize,
+    },
+    /// A data blob has no digest table that is known.
+    DeviceUnverified {
+        /// Where it is.
+        source: String,
+        /// Its tag or number in the image.
+        name: String,
+    },
     /// A mount lost its workers and was given up.
     GivenUp {
         /// Why no other one took over.
@@ -200,12 +231,47 @@ impl fmt::Display for Error {
             Self::Store(error) => error.fmt(f),
             Self::Fetch(error) => error.fmt(f),
             Self::Pin { text } => write!(f, "`{text}` is no pin of a digest table (blake3:HEX)"),
+            Self::DevicePin { name, tags } => write!(
+                f,
+                "a pin is given for the data blob `{name}`, and the image has {}",
+                match &**tags {
+                    [] => String::from("none"),
+                    tags => format!("{}: {}", tags.len(), shorten(tags)),
+                }
+            ),
+            Self::DevicePins { name } => {
+                write!(f, "another pin is given for the data blob `{name}`, too")
+            }
+            Self::DeviceCount { given, count } => {
+                write!(f, "{given} data blobs are named by --device, and the image has {count}")
+            }
+            Self::DeviceUnnamed { number } => write!(
+                f,
+                "the image does not name its data blob {number}: say where it is (--device URL, for each \
+                 data blob in the order of the image's device table)"
+            ),
+            Self::DeviceUnverified { source, name } => write!(
+                f,
+                "{source} is a data blob of the image and has no digest table that is known, so its \
+                 bytes cannot be verified; give the pin of its table (--pin-device {name}=blake3:HEX), \
+                 or say --insecure"
+            ),
             Self::DomainFull => f.write_str(
                 "the domain has had 65,534 images, which is all it can number: unmount them and begin anew",
             ),
             Self::GivenUp { why } => write!(f, "the mount is given up: {why}"),
             Self::Io { doing, error } => write!(f, "cannot {doing}: {error}"),
         }
+    }
+}
+
+/// The first ones of names: an image may have thousands.
+fn shorten(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
 }
 
@@ -232,6 +298,11 @@ impl std::error::Error for Error {
             | Self::DomainFull
             | Self::GivenUp { .. }
             | Self::Pin { .. }
+            | Self::DevicePin { .. }
+            | Self::DevicePins { .. }
+            | Self::DeviceCount { .. }
+            | Self::DeviceUnnamed { .. }
+            | Self::DeviceUnverified { .. }
             | Self::NotByKernel { .. }
             | Self::NotMounted { .. } => None,
         }

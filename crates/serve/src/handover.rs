@@ -34,6 +34,8 @@ pub(crate) enum ToWorker {
     Mounted(Mounted),
     /// Somebody waits for this.
     Fill(Fill),
+    /// The mount is gone: end.
+    End,
 }
 
 /// From the worker.

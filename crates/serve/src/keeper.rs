@@ -186,7 +186,8 @@ impl Keeper {
             return Err(Error::Option { option: String::from("fsoffset"), what });
         }
         if !spec.files.devices.is_empty() || !spec.options.devices.is_empty() {
-            let what = "devices of an image that is read on demand are found by their tags";
+            let what = "devices of an image that is read on demand are found by their tags, or named \
+                        by --device URL";
             return Err(Error::Option { option: String::from("device"), what });
         }
         spec.options.not_for_fuse().map_or(Ok(()), Err)?;
@@ -666,9 +667,14 @@ impl Keeper {
     /// The mount is gone: so is the worker, soon.
     fn finish(&mut self) {
         self.held.abandon();
-        if let Some(worker) = self.worker.as_ref().filter(|_| self.held.front() == Front::Marks) {
-            // Nothing else tells it; what it has not written down yet it shall.
-            let _ = rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Both);
+        // Its threads may all wait for bytes, for readers that are gone; what it has not written down
+        // yet it shall. If it has ended by itself it hears nothing of this.
+        if self.held.front() == Front::Marks {
+            if let Some(worker) = &self.worker {
+                let _ = rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Both);
+            }
+        } else {
+            let _ = self.tell(&ToWorker::End);
         }
         let end = Instant::now() + END_TIME;
         while let Some(worker) = &mut self.worker {

@@ -11,12 +11,13 @@ use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 pub(crate) use complete::complete;
 use ferrofs_image::{Image, OpenOptions, ReadAt};
-use ferrofs_store::source::remote::Location;
+use ferrofs_store::source::remote::{Location, RemoteOptions};
 use ferrofs_store::{
-    Blob, BlobStats, Cache, CacheConfig, Deadline, Demand, FoundBlob, FoundImage, ImagePlace,
-    LimitConfig, Limits, Opener, Pin, Policy, StoreError,
+    Blob, BlobStats, Cache, CacheConfig, Cancel, Deadline, Demand, FoundBlob, FoundImage,
+    ImagePlace, LimitConfig, Limits, Network, Opener, Pin, Policy, StoreError,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
@@ -42,12 +43,19 @@ pub struct LazySpec {
     pub cache_bytes: Option<u64>,
     /// The pin of the image's digest table, `blake3:HEX`.
     pub pin: Option<String>,
-    /// Where that table is, if not beside the image.
+    /// Where its data blobs are, in the order of its device table; those that are not here are found
+    /// by their tags.
+    pub devices: Vec<String>,
+    /// Pins of its data blobs' tables, by the tags in the image's device table, or their numbers there.
+    pub device_pins: BTreeMap<String, String>,
+    /// Where the image's table is, if not beside it.
     pub digests: Option<String>,
     /// Read what has no digest table, and talk to registries without encryption.
     pub insecure: bool,
     /// Other places of the image, asked first.
     pub mirrors: Vec<String>,
+    /// Proxy and certificates.
+    pub network: Network,
     /// Bytes a second that may be fetched.
     pub bandwidth: Option<u64>,
     /// What is fetched though nobody asks for it.
@@ -72,6 +80,8 @@ pub(crate) struct LazyImage {
     pub(crate) devices: Vec<LazyDevice>,
     /// Where it comes from, if not from files.
     pub(crate) whence: Option<Whence>,
+    /// Ends waits of its readers.
+    pub(crate) cancel: Cancel,
 }
 
 /// Where an image comes from.
@@ -150,26 +160,37 @@ impl LazySpec {
             prefetch_bytes_per_second: self.prefetch_bandwidth,
             ..LimitConfig::default()
         }));
-        let opener = Opener::new(Cache::open(config)?, Arc::clone(&limits))?;
+        let opener = Opener::new(Cache::open(config)?, Arc::clone(&limits), &self.network)?;
         let found = opener.find(&self.place()?, OPEN_TIME)?;
         let deadline = match patience {
             Patience::Hard => Deadline::Hard,
             Patience::Soft(time) => Deadline::Soft(time),
         };
-        let demand = Demand { deadline, ..Demand::default() };
+        let cancel = Cancel::new();
+        let demand = Demand { deadline, cancel: Some(cancel.clone()), ..Demand::default() };
         let opening = Opening { spec: self, opener, found, demand, policy };
         let image = opening.image()?;
-        Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), ..image })
+        Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), cancel, ..image })
+    }
+
+    /// How others than the image's own bytes are fetched.
+    pub(crate) fn remote(&self) -> RemoteOptions {
+        RemoteOptions {
+            client: self.network.client_options(),
+            insecure: self.insecure,
+            ..RemoteOptions::default()
+        }
     }
 
     fn place(&self) -> Result<ImagePlace> {
-        let pin = self
-            .pin
-            .as_ref()
-            .map(|text| text.parse::<Pin>().map_err(|_| Error::Pin { text: text.to_owned() }));
+        let parse =
+            |text: &String| text.parse::<Pin>().map_err(|_| Error::Pin { text: text.to_owned() });
         let mirrors = self.mirrors.iter().map(|text| Location::parse(text));
+        // Seen now, used when the image tells what the names are.
+        let device_pins = self.device_pins.values().map(|pin| parse(pin).map(|_| ()));
+        device_pins.collect::<Result<()>>()?;
         Ok(ImagePlace {
-            pin: pin.transpose()?,
+            pin: self.pin.as_ref().map(parse).transpose()?,
             digests: self.digests.as_deref().map(Location::parse).transpose()?,
             mirrors: mirrors.collect::<std::result::Result<_, _>>()?,
             insecure: self.insecure,
@@ -208,14 +229,38 @@ impl Opening<'_> {
         }
         let image = Image::open(self.device(&primary)).map_err(fail)?;
         let mut blobs = vec![primary];
-        let slots = image.device_slots();
-        if slots.is_empty() || crate::files::is_flat(&image) {
+        let slots = if crate::files::is_flat(&image) { &[] } else { image.device_slots() };
+        let tags = slots.iter().map(|slot| String::from_utf8_lossy(slot.label()).into_owned());
+        let tags: Vec<String> = tags.collect();
+        let pins = pins_in_order(&tags, &self.spec.device_pins)?;
+        if self.spec.devices.len() > tags.len() {
+            let (given, count) = (self.spec.devices.len(), tags.len());
+            return Err(Error::DeviceCount { given, count });
+        }
+        if tags.is_empty() {
             return Ok(self.opened(image, blobs));
         }
         let mut options = OpenOptions::new();
-        for slot in slots {
-            let tag = String::from_utf8_lossy(slot.label()).into_owned();
-            let blob = self.blob(&self.found.blob(&tag)?, 0)?;
+        for (number, (tag, pin)) in tags.into_iter().zip(pins).enumerate() {
+            let found = match self.spec.devices.get(number) {
+                Some(url) => {
+                    let insecure = self.spec.insecure;
+                    let place =
+                        ImagePlace { pin, insecure, ..ImagePlace::new(Location::parse(url)?) };
+                    self.opener.find(&place, OPEN_TIME)?.primary()?
+                }
+                None if tag.is_empty() => {
+                    return Err(Error::DeviceUnnamed { number: number + 1 });
+                }
+                None => self.found.blob(&tag, pin)?,
+            };
+            let blob = match self.blob(&found, 0) {
+                Err(Error::Store(StoreError::Unverified { source })) => {
+                    let name = if tag.is_empty() { (number + 1).to_string() } else { tag };
+                    return Err(Error::DeviceUnverified { source, name });
+                }
+                other => other?,
+            };
             options = options.device(self.device(&blob));
             blobs.push(blob);
         }
@@ -228,8 +273,25 @@ impl Opening<'_> {
             prefetch::metadata(&blobs);
         }
         let devices = blobs.iter().map(|blob| self.device(blob)).collect();
-        LazyImage { image, blobs, devices, whence: None }
+        LazyImage { image, blobs, devices, whence: None, cancel: Cancel::new() }
     }
+}
+
+/// The pins of data blobs in their order, from those by tag or, where no tag is so, by number.
+fn pins_in_order(tags: &[String], given: &BTreeMap<String, String>) -> Result<Vec<Option<Pin>>> {
+    let mut pins = vec![None; tags.len()];
+    for (name, pin) in given {
+        let number = || name.parse::<usize>().ok()?.checked_sub(1);
+        let found = tags.iter().position(|tag| tag == name).or_else(number);
+        let unknown = || Error::DevicePin { name: name.clone(), tags: tags.to_vec() };
+        let slot = found.and_then(|found| pins.get_mut(found)).ok_or_else(unknown)?;
+        let parsed = pin.parse::<Pin>().map_err(|_| Error::Pin { text: pin.to_owned() })?;
+        if slot.is_some_and(|other| other != parsed) {
+            return Err(Error::DevicePins { name: name.clone() });
+        }
+        *slot = Some(parsed);
+    }
+    Ok(pins)
 }
 
 /// The counters of all blobs together.

@@ -76,7 +76,7 @@ impl TraceFrom {
     /// none has to be.
     pub(crate) fn read(
         &self,
-        insecure: bool,
+        remote: &RemoteOptions,
         kept: impl FnOnce() -> Result<Option<Trace>, String>,
     ) -> Result<Option<Trace>, String> {
         match self {
@@ -89,7 +89,7 @@ impl TraceFrom {
             }
             Self::Url(url) => {
                 let deadline = Instant::now().checked_add(FIND_TIME);
-                let options = RemoteOptions { insecure, deadline, ..RemoteOptions::default() };
+                let options = RemoteOptions { deadline, ..remote.clone() };
                 let found = Location::parse(url).and_then(|at| Trace::fetch(&at, &options));
                 found.map(Some).map_err(|error| error.to_string())
             }
@@ -200,7 +200,7 @@ impl Ahead {
             wish(Task::All);
         }
         let worker = Worker {
-            insecure: spec.insecure,
+            remote: spec.remote(),
             whence,
             blobs: blobs.to_vec(),
             shared: Arc::clone(&shared),
@@ -286,7 +286,7 @@ impl Ahead {
 
 /// The thread.
 struct Worker {
-    insecure: bool,
+    remote: RemoteOptions,
     whence: Whence,
     blobs: Vec<Blob>,
     shared: Arc<Shared>,
@@ -319,7 +319,7 @@ impl Worker {
             Task::Trace(from) => {
                 let found = || self.whence.found.trace(FIND_TIME);
                 let kept = || found().map_err(|error| error.to_string());
-                match from.read(self.insecure, kept) {
+                match from.read(&self.remote, kept) {
                     Ok(Some(trace)) => self.replay(&trace),
                     Ok(None) => {}
                     Err(error) => self.shared.note(format!("no trace is replayed: {error}")),

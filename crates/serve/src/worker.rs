@@ -14,17 +14,22 @@ use crate::prefetch::{Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
-use ferrofs_linux::UnmountFlags;
 use ferrofs_linux::fanotify::PreAccess;
-use ferrofs_store::{Blob, KernelFiles, KernelHold, Policy};
+use ferrofs_linux::{UnmountFlags, mountinfo};
+use ferrofs_store::{Blob, Cancel, KernelFiles, KernelHold, Policy};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Threads that fetch what the kernel asks for: they wait for the network.
 const FILLING_THREADS: usize = 16;
+/// How long threads have to end when the mount is gone.
+const LAST_TIME: Duration = Duration::from_millis(500);
 /// No keeper has a descriptor of this number.
 const NUMBERS_END: i32 = 1 << 20;
 
@@ -57,12 +62,13 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let LazyImage { image, blobs, devices, whence } = if let Some(lazy) = &plan.lazy {
+    let LazyImage { image, blobs, devices, whence, cancel } = if let Some(lazy) = &plan.lazy {
         let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
         lazy.open(plan.patience(), policy)?
     } else {
         let image = plan.files().open_whole()?;
-        LazyImage { image, blobs: Vec::new(), devices: Vec::new(), whence: None }
+        let (blobs, devices, cancel) = (Vec::new(), Vec::new(), Cancel::new());
+        LazyImage { image, blobs, devices, whence: None, cancel }
     };
     let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
@@ -75,16 +81,35 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         (Some(lazy), Some(whence)) => Some(Arc::new(begin_ahead(lazy, whence, &blobs, &serve)?)),
         _ => None,
     };
-    let work = Work { socket, plan: &plan, fs, blobs, ahead: ahead.clone() };
+    let end = Arc::new(End { cancel, ahead, is_over: Mutex::default() });
+    let work = Work { socket, plan: &plan, fs, blobs, end: Arc::clone(&end) };
     let served = match serve.front {
         Front::Tree => work.serve_tree(serve, device),
         Front::Files => work.serve_files(serve, device, devices),
         Front::Marks => work.serve_marks(serve, device, &devices),
     };
-    if let Some(ahead) = ahead {
-        ahead.finish();
-    }
+    end.finish();
     served
+}
+
+/// What is to be done when the mount is gone.
+#[derive(Debug)]
+struct End {
+    /// Of those who wait for bytes.
+    cancel: Cancel,
+    ahead: Option<Arc<Ahead>>,
+    is_over: Mutex<bool>,
+}
+
+impl End {
+    /// Writes down what there is to be written, once; others wait for that.
+    fn finish(&self) {
+        let mut is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ahead) = self.ahead.as_ref().filter(|_| !*is_over) {
+            ahead.finish();
+        }
+        *is_over = true;
+    }
 }
 
 /// Begins to record and to fetch what nobody waits for.
@@ -113,7 +138,7 @@ struct Work<'a> {
     plan: &'a Plan,
     fs: Arc<ErofsFs>,
     blobs: Vec<Blob>,
-    ahead: Option<Arc<Ahead>>,
+    end: Arc<End>,
 }
 
 impl Work<'_> {
@@ -218,7 +243,7 @@ impl Work<'_> {
             target: PathBuf::from(&mounted.target),
             source: self.plan.files().image,
             blobs: self.blobs,
-            ahead: self.ahead,
+            ahead: self.end.ahead.clone(),
             takeovers: Some(serve.takeovers),
             started: Instant::now().checked_sub(serve.uptime).unwrap_or_else(Instant::now),
             by_kernel: serve.front != Front::Tree,
@@ -227,7 +252,8 @@ impl Work<'_> {
         let (metrics, notes) = (server.metrics(), server.notes().to_vec());
         say(self.socket, &ToKeeper::Serving(Serving { metrics, notes }))?;
         if serve.front != Front::Marks {
-            watch_keeper(self.socket, mounted)?;
+            watch_mount(mounted, self.end.cancel.clone())?;
+            watch_keeper(self.socket, mounted, self.end)?;
         }
         Ok(server)
     }
@@ -304,16 +330,49 @@ fn guard(mounted: &Mounted, group: OwnedFd, devices: &[LazyDevice]) -> Result<()
     Ok(())
 }
 
-/// Ends the mount and this process when the keeper does.
-fn watch_keeper(socket: &OwnedFd, mounted: &Mounted) -> Result<()> {
+/// Whoever reads when the mount is not among the others any more, or because its end waits for pages
+/// that are being read, does not wait for what cannot be fetched.
+fn watch_mount(mounted: &Mounted, cancel: Cancel) -> Result<()> {
+    let fail = |error| Error::Io { doing: "watch the mount", error };
+    let list = File::open("/proc/self/mountinfo").map_err(fail)?;
+    let device = mounted.device;
+    let watch = move || {
+        loop {
+            // Before the look: what changes after it is told by the next one.
+            let mut fds = [PollFd::new(&list, PollFlags::PRI)];
+            match mountinfo::read() {
+                Ok(entries) if entries.iter().all(|entry| entry.device != device) => break,
+                _ => {}
+            }
+            if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
+                return;
+            }
+        }
+        cancel.end_retries();
+    };
+    let thread = std::thread::Builder::new().name(String::from("mount-watch"));
+    thread.spawn(watch).map(|_| ()).map_err(fail)
+}
+
+/// Ends the mount and this process when the keeper does, and this process when it says so.
+fn watch_keeper(socket: &OwnedFd, mounted: &Mounted, end: Arc<End>) -> Result<()> {
     let fail = |error| Error::Io { doing: "watch the keeper", error };
     let socket = socket.try_clone().map_err(fail)?;
     let how = if mounted.by_helper { MountHow::Helper } else { MountHow::Direct };
     let unmounter = Unmounter::existing(PathBuf::from(&mounted.target), mounted.device, how);
     let thread = std::thread::Builder::new().name(String::from("keeper-watch"));
     let watch = move || {
-        // It says nothing more as long as it lives.
-        while receive::<ToWorker>(&socket).is_ok_and(|message| message.is_some()) {}
+        while let Ok(Some((message, _))) = receive::<ToWorker>(&socket) {
+            if !matches!(message, ToWorker::End) {
+                continue;
+            }
+            // Nobody is there any more for whom a thread could wait. Most often all of them end now;
+            // who hangs in a request is ended with the process.
+            end.cancel.cancel();
+            std::thread::sleep(LAST_TIME);
+            end.finish();
+            std::process::exit(0);
+        }
         tracing::error!("the keeper is gone; the mount ends");
         if let Err(error) = unmounter.unmount(UnmountFlags { lazy: true, force: true }) {
             tracing::error!(%error, "the mount stays");

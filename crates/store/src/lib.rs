@@ -16,6 +16,7 @@ mod flight;
 mod limit;
 mod log;
 mod map;
+mod network;
 mod open;
 mod origin;
 mod prefetch;
@@ -32,6 +33,7 @@ pub use cache::{
 };
 pub use error::{FetchError, FetchErrorKind, StoreError};
 pub use limit::{LimitConfig, Limits, Permit};
+pub use network::{Network, ProxySetting};
 pub use open::{FoundBlob, FoundImage, ImagePlace, Opener};
 pub use origin::{
     Cancel, Clock, Deadline, Demand, FailureCounts, Origin, OriginConfig, OriginStats, Ranges,

@@ -6,10 +6,11 @@
 
 use crate::source::remote::{Location, RemoteBlob, RemoteImage, RemoteOptions, resolve_with};
 use crate::{
-    Blob, BlobSpec, Cache, Demand, FetchError, FetchErrorKind, Limits, Origin, OriginConfig, Pin,
-    Policy, RangeSource, StoreError, SystemClock, TableSpec, Trace,
+    Blob, BlobSpec, Cache, Demand, FetchError, FetchErrorKind, Limits, Network, Origin,
+    OriginConfig, Pin, Policy, RangeSource, StoreError, SystemClock, TableSpec, Trace,
 };
-use ferrofs_oci::http::{Client, ClientOptions};
+use ferrofs_oci::http::Client;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,10 @@ pub struct ImagePlace {
     pub location: Location,
     /// The pin of its digest table, if the user has one.
     pub pin: Option<Pin>,
-    /// Where that table is, if not beside the image.
+    /// Pins of the digest tables of its data blobs, by the tags that the image's device table gives
+    /// them.
+    pub device_pins: BTreeMap<String, Pin>,
+    /// Where the image's table is, if not beside it.
     pub digests: Option<Location>,
     /// Other places of the image, asked first.
     pub mirrors: Vec<Location>,
@@ -32,7 +36,14 @@ pub struct ImagePlace {
 impl ImagePlace {
     /// An image that is verified by what its manifest says.
     pub const fn new(location: Location) -> Self {
-        Self { location, pin: None, digests: None, mirrors: Vec::new(), insecure: false }
+        Self {
+            location,
+            pin: None,
+            device_pins: BTreeMap::new(),
+            digests: None,
+            mirrors: Vec::new(),
+            insecure: false,
+        }
     }
 }
 
@@ -42,6 +53,7 @@ pub struct FoundImage {
     image: RemoteImage,
     mirrors: Vec<RemoteImage>,
     pin: Option<Pin>,
+    device_pins: BTreeMap<String, Pin>,
     table: Option<Arc<dyn RangeSource>>,
     insecure: bool,
 }
@@ -65,10 +77,9 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Fails if the environment names a proxy that makes no sense.
-    pub fn new(cache: Cache, limits: Arc<Limits>) -> Result<Self, FetchError> {
-        let client = Client::new(ClientOptions::default())?;
-        Ok(Self { cache, limits, client })
+    /// Fails if the proxy or the certificates make no sense.
+    pub fn new(cache: Cache, limits: Arc<Limits>, network: &Network) -> Result<Self, FetchError> {
+        Ok(Self { cache, limits, client: network.client()? })
     }
 
     /// The cache.
@@ -89,6 +100,7 @@ impl Opener {
             image: find(&place.location)?,
             mirrors: place.mirrors.iter().map(find).collect::<Result<_, _>>()?,
             pin: place.pin,
+            device_pins: place.device_pins.clone(),
             table: match &place.digests {
                 Some(location) => Some(find(location)?.primary.source),
                 None => None,
@@ -152,13 +164,14 @@ impl FoundImage {
         self.found(remote, mirrors.collect(), self.pin, self.table.clone())
     }
 
-    /// A data blob, by the tag that the image's device table gives it. Its pin is that of the
-    /// manifest, if there is one.
-    pub fn blob(&self, tag: &str) -> Result<FoundBlob, FetchError> {
+    /// A data blob, by the tag that the image's device table gives it. Its pin is this one, else that
+    /// of the image's place, else that of the manifest, if there is one.
+    pub fn blob(&self, tag: &str, pin: Option<Pin>) -> Result<FoundBlob, FetchError> {
         let remote = self.image.blob(tag)?;
         // A mirror may have the image alone.
         let mirrors = self.mirrors.iter().filter_map(|mirror| mirror.blob(tag).ok());
-        self.found(remote, mirrors.map(|other| other.source).collect(), None, None)
+        let pin = pin.or_else(|| self.device_pins.get(tag).copied());
+        self.found(remote, mirrors.map(|other| other.source).collect(), pin, None)
     }
 
     /// The trace that is kept with the image, if there is one.

@@ -270,8 +270,10 @@ impl Origin {
         loop {
             let now = inner.clock.now();
             self.check(demand, until, now, &tries)?;
+            let ended = demand.has_ended_retries();
             let index = match self.pick(&mut tries, origin_only, now) {
                 Pick::Source(index) => index,
+                Pick::Wait(_) if ended => return Err(self.ended("nobody waits any more", &tries)),
                 Pick::Wait(time) => {
                     let left = until.map_or(time, |until| until.saturating_duration_since(now));
                     inner.clock.sleep(time.min(left), demand.cancel.as_ref());
@@ -334,17 +336,23 @@ impl Origin {
     ) -> Result<(), FetchError> {
         let why = if demand.is_cancelled() {
             "cancelled"
+        } else if demand.has_ended_retries() && tries.last.is_some() {
+            "nobody waits any more"
         } else if until.is_some_and(|until| now >= until) {
             "no success in time"
         } else {
             return Ok(());
         };
+        Err(self.ended(why, tries))
+    }
+
+    fn ended(&self, why: &str, tries: &Tries) -> FetchError {
         let what = match (&tries.last, self.inner.sources.last()) {
             (Some(last), _) => format!("{why}; at last: {last}"),
             (None, Some(source)) => format!("{}: {why}", source.describe()),
             (None, None) => why.into(),
         };
-        Err(FetchError::new(FetchErrorKind::Deadline, what))
+        FetchError::new(FetchErrorKind::Deadline, what)
     }
 
     /// The healthiest source that has not failed in this round; marks it as being probed if it was

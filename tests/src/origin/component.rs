@@ -5,6 +5,7 @@
 //! What is not installed is an error of kind `NotFound`; `scripts/setup.sh` installs it. A test
 //! asks [`available`], which says `skipped:` and never does so in CI.
 
+use super::certificate::ServerCertificate;
 use std::fs::{File, create_dir_all, write};
 use std::io::{Error, ErrorKind, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -38,6 +39,33 @@ impl Component {
                  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n\
                  uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
                  server {{ listen {address}; root \"{root}\"; }} }}\n"
+            );
+            write(folder.join("nginx.conf"), config)?;
+            let mut command = Command::new(&program);
+            command.arg("-p").arg(folder).args(["-e", "stderr", "-c"]);
+            command.arg(folder.join("nginx.conf"));
+            Ok(command)
+        })
+    }
+
+    /// nginx before another server, for those who speak TLS; `of` is what it shows them.
+    pub fn tls(of: &ServerCertificate, upstream: SocketAddr) -> Result<Self> {
+        let program = find("nginx", &["/usr/sbin/nginx"])?;
+        let ServerCertificate { certificate, key } = of;
+        Self::start(|address, folder| {
+            let (certificate, key) = (certificate.display(), key.display());
+            let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+            let config = format!(
+                "daemon off; master_process off; pid nginx.pid; error_log stderr; {user}\n\
+                 worker_processes 1; events {{ worker_connections 512; }}\n\
+                 http {{ access_log off; keepalive_requests 100000; client_max_body_size 0;\n\
+                 client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n\
+                 uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
+                 server {{ listen {address} ssl; ssl_certificate {certificate};\n\
+                 ssl_certificate_key {key};\n\
+                 location / {{ proxy_pass http://{upstream}; proxy_http_version 1.1;\n\
+                 proxy_set_header Host $http_host; proxy_buffering off;\n\
+                 proxy_redirect off; }} }} }}\n"
             );
             write(folder.join("nginx.conf"), config)?;
             let mut command = Command::new(&program);

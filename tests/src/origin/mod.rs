@@ -10,18 +10,21 @@
 //! dropped no thread and no connection of it is left, whatever stall it was in.
 
 mod answer;
+pub mod certificate;
 pub mod component;
 mod connection;
 mod content;
 mod fault;
 mod ledger;
 mod link;
+mod proxy;
 mod request;
 
 pub use content::Content;
 pub use fault::{Fault, Script, at_random};
 pub use ledger::{Entry, Ledger};
 pub use link::Link;
+pub use proxy::Proxy;
 pub use request::Request;
 
 use connection::Shared;

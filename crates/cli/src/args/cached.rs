@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Arguments of `cached`.
 
+use super::network::NetworkArgs;
 use crate::size;
 use clap::Args;
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ device table for the blobs it refers to. A name with a slash, or that begins wit
 A blob that cannot be had fails the mount or the read with an error, never with zeros.
 
 After the URL of --blob may follow, each behind a comma: pin=blake3:HEX, digests=URL, mirror=URL
-(repeat it), domain=NAME (only mounts with this domain_id know it), insecure. What an image refers to
+(repeat it), pin-device=TAG=blake3:HEX (the pin of a data blob of the image, by its tag; repeat it),
+domain=NAME (only mounts with this domain_id know it), insecure. What an image refers to
 and is not named itself is looked for beside the image, or in its manifest.")]
 pub(crate) struct CachedArgs {
     /// Where blobs come from: a directory with a file a blob
@@ -57,6 +59,9 @@ pub(crate) struct CachedArgs {
     /// Most bytes a second that are fetched
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bandwidth: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 
     /// The kernel's cache
     #[arg(long, value_name = "PATH", default_value = "/dev/cachefiles", conflicts_with = "socket")]

@@ -22,7 +22,8 @@ pub(crate) struct PlaceArgs {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     pub(crate) offset: u64,
 
-    /// An extra device of the image; repeat it in the order of the image's device table
+    /// An extra device of the image; repeat it in the order of the image's device table. Of an image at
+    /// a URL it is a URL, too, and needed only for those that are not found by their tags
     #[arg(long, value_name = "FILE")]
     pub(crate) device: Vec<PathBuf>,
 

@@ -2,6 +2,7 @@
 //! Arguments of `mount` and `umount`.
 
 use super::look::ImageArgs;
+use super::network::{DevicePinArgs, NetworkArgs};
 use super::trace::AheadArgs;
 use crate::size;
 use clap::{Args, ValueEnum};
@@ -21,6 +22,7 @@ use std::path::PathBuf;
   ferrofs mount -o nosuid,nodev,cache_strategy=readahead image.erofs /mnt
   ferrofs mount --fuse -o cache_strategy=split,cache=256M,psi --metrics 9100 image.erofs /mnt
   ferrofs mount --pin blake3:HEX https://example.org/image.erofs /mnt
+  ferrofs mount --pin blake3:HEX --ca our-ca.pem --proxy proxy:3128 https://host/image.erofs /mnt
   ferrofs mount --share web image.erofs /mnt
   ferrofs mount -o remount,cache_strategy=disabled /mnt
 
@@ -103,7 +105,10 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "blake3:HEX")]
     pub(crate) pin: Option<String>,
 
-    /// Where that table is [default: beside the image, its name with .digests]
+    #[command(flatten)]
+    pub(crate) device_pins: DevicePinArgs,
+
+    /// Where the image's table is [default: beside the image, its name with .digests]
     #[arg(long, value_name = "URL")]
     pub(crate) digests: Option<String>,
 
@@ -118,6 +123,9 @@ pub(crate) struct MountArgs {
     /// Most bytes a second that are fetched
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bandwidth: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 
     #[command(flatten)]
     pub(crate) ahead: AheadArgs,

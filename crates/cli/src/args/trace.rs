@@ -2,6 +2,7 @@
 //! Arguments of `trace`, and those of `mount` about what is fetched before it is asked for.
 
 use super::look::PlaceArgs;
+use super::network::{DevicePinArgs, DeviceUrlArgs, NetworkArgs};
 use crate::size;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -59,7 +60,10 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "blake3:HEX")]
     pub(crate) pin: Option<String>,
 
-    /// Where that table is
+    #[command(flatten)]
+    pub(crate) device_pins: DevicePinArgs,
+
+    /// Where the image's table is
     #[arg(long, value_name = "URL")]
     pub(crate) digests: Option<String>,
 
@@ -74,6 +78,9 @@ pub(crate) struct SourceArgs {
     /// Most bytes a second that are fetched
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bandwidth: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// Learn which parts of an image a program reads first, and use that
@@ -111,6 +118,9 @@ pub(crate) enum TraceCommand {
         output: PathBuf,
 
         #[command(flatten)]
+        devices: DeviceUrlArgs,
+
+        #[command(flatten)]
         source: SourceArgs,
 
         /// The program and its arguments
@@ -125,6 +135,9 @@ pub(crate) enum TraceCommand {
 
         /// The image: a URL
         url: String,
+
+        #[command(flatten)]
+        devices: DeviceUrlArgs,
 
         #[command(flatten)]
         source: SourceArgs,
@@ -160,18 +173,21 @@ pub(crate) enum TraceCommand {
         #[arg(long, value_name = "N", default_value_t = 1)]
         runs_min: u32,
     },
-    /// Attach a trace to an image in a registry, where mounts find it
+    /// Attach a trace to an image in a registry or an image layout, where mounts find it
     #[command(alias = "push")]
     Attach {
         /// The trace
         trace: PathBuf,
 
-        /// The image: oci://...
+        /// The image: oci://..., or file:///FOLDER of an OCI image layout
         url: String,
 
         /// Talk to the registry without encryption
         #[arg(long)]
         insecure: bool,
+
+        #[command(flatten)]
+        network: NetworkArgs,
 
         /// Print JSON
         #[arg(long)]

@@ -4,6 +4,7 @@
 use crate::args::{Method, MountArgs, ShareBy, UmountArgs};
 use crate::commands::share::overlay;
 use crate::errors::{self, Advice};
+use crate::network::device_urls;
 use anyhow::Context;
 use ferrofs_linux::daemon::{self, Readiness};
 use ferrofs_serve::{
@@ -99,7 +100,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         options.fuse_only.get_or_insert_with(|| String::from("--keeper"));
         options.fixed.get_or_insert_with(|| String::from("--keeper"));
     }
-    let files = args.image.files();
+    let mut files = args.image.files();
     let target = match args.target {
         Some(target) => target,
         // The one path that `-o remount` and `-o fsid=` need.
@@ -133,11 +134,14 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
                 .transpose()
                 .context("the cache's folder")?,
             cache_bytes: args.cache_dir_max,
+            devices: device_urls(&std::mem::take(&mut files.devices))?,
             pin: args.pin,
+            device_pins: args.device_pins.by_tag()?,
             digests: args.digests,
             insecure: args.insecure,
             mirrors: args.mirror,
             bandwidth: args.bandwidth,
+            network: args.network.network()?,
             ..LazySpec::default()
         }),
         _ if args.lazy => {
@@ -148,7 +152,8 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
-    match (&mut lazy, args.ahead.given()) {
+    let pins = (!args.device_pins.pin_device.is_empty()).then_some("--pin-device");
+    match (&mut lazy, args.ahead.given().or(args.network.given()).or(pins)) {
         (Some(lazy), _) => args.ahead.apply(lazy)?,
         (None, Some(option)) => {
             return Err(Advice::error(

@@ -6,8 +6,9 @@ mod record;
 
 pub(crate) use files::order;
 
-use crate::args::{AheadArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
+use crate::args::{AheadArgs, NetworkArgs, PrefetchArg, SourceArgs, TraceArgs, TraceCommand};
 use crate::errors::Advice;
+use crate::network::device_urls;
 use crate::output::Out;
 use crate::{json, size, time};
 use anyhow::Context as _;
@@ -26,11 +27,12 @@ const ATTACH_TIME: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(args: TraceArgs) -> anyhow::Result<u8> {
     match args.command {
-        TraceCommand::Record { url, output, source, command } => {
-            record::run(&url, &output, &source, &command)
+        TraceCommand::Record { url, output, devices, source, command } => {
+            record::run(&url, &output, &source, &devices.device, &command)
         }
-        TraceCommand::Replay { trace, url, source, all, json } => {
-            replay(&trace, &url, &source, all, json)
+        TraceCommand::Replay { trace, url, devices, source, all, json } => {
+            let spec = source.spec(&url, &devices.device)?;
+            replay(&trace, spec, all, json)
         }
         TraceCommand::Show { trace, json } => show(&read(&trace)?, json),
         TraceCommand::Merge { traces, output, runs_min } => {
@@ -42,7 +44,9 @@ pub(crate) fn run(args: TraceArgs) -> anyhow::Result<u8> {
             write(&output, &Trace::merge(&[merged], runs_min))?;
             Ok(0)
         }
-        TraceCommand::Attach { trace, url, insecure, json } => attach(&trace, &url, insecure, json),
+        TraceCommand::Attach { trace, url, insecure, network, json } => {
+            attach(&trace, &url, insecure, &network, json)
+        }
         TraceCommand::Files { trace, image, place, source, json } => {
             files::run(&read(&trace)?, &image, &place, &source, json)
         }
@@ -147,7 +151,7 @@ fn check_target(path: &Path) -> anyhow::Result<()> {
 
 impl SourceArgs {
     /// The image at a URL.
-    pub(crate) fn spec(&self, url: &str) -> anyhow::Result<LazySpec> {
+    pub(crate) fn spec(&self, url: &str, devices: &[PathBuf]) -> anyhow::Result<LazySpec> {
         if !Location::is_location(url) {
             return Err(Advice::error(
                 format!("{url} is no place to fetch from"),
@@ -158,11 +162,14 @@ impl SourceArgs {
             location: url.to_owned(),
             cache: self.cache_dir.as_deref().map(absolute).transpose()?,
             cache_bytes: self.cache_dir_max,
+            devices: device_urls(devices)?,
             pin: self.pin.clone(),
+            device_pins: self.device_pins.by_tag()?,
             digests: self.digests.clone(),
             insecure: self.insecure,
             mirrors: self.mirror.clone(),
             bandwidth: self.bandwidth,
+            network: self.network.network()?,
             ..LazySpec::default()
         })
     }
@@ -177,21 +184,15 @@ struct Replayed {
     seconds: f64,
 }
 
-fn replay(
-    trace: &OsStr,
-    url: &str,
-    source: &SourceArgs,
-    all: bool,
-    as_json: bool,
-) -> anyhow::Result<u8> {
+fn replay(trace: &OsStr, spec: LazySpec, all: bool, as_json: bool) -> anyhow::Result<u8> {
     let begin = Instant::now();
     let from = trace_from(trace)?;
     // Metadata comes as the trace tells it.
-    let spec = LazySpec { prefetch: PrefetchWhat::None, ..source.spec(url)? };
+    let spec = LazySpec { prefetch: PrefetchWhat::None, ..spec };
     let look = spec.look()?;
     let Some(trace) = look.trace(&from)? else {
         return Err(Advice::error(
-            format!("no trace is kept with {url}"),
+            format!("no trace is kept with {}", Location::parse(&spec.location)?),
             "record one: ferrofs trace record URL -o TRACE -- COMMAND",
         ));
     };
@@ -293,17 +294,24 @@ struct Attached {
     image: String,
 }
 
-fn attach(path: &Path, url: &str, insecure: bool, as_json: bool) -> anyhow::Result<u8> {
+fn attach(
+    path: &Path,
+    url: &str,
+    insecure: bool,
+    network: &NetworkArgs,
+    as_json: bool,
+) -> anyhow::Result<u8> {
     let trace = read(path)?;
     let location = Location::parse(url)?;
-    if !matches!(location, Location::Oci(_)) {
+    if !location.has_manifest() {
         return Err(Advice::error(
-            format!("{location} is in no registry"),
+            format!("{location} is in no registry and no image layout"),
             "elsewhere a trace is found if it lies beside the image, under its name with .trace",
         ));
     }
     let deadline = Instant::now().checked_add(ATTACH_TIME);
-    let options = RemoteOptions { insecure, deadline, ..RemoteOptions::default() };
+    let client = network.network()?.client_options();
+    let options = RemoteOptions { client, insecure, deadline, ..RemoteOptions::default() };
     let image = resolve(&location, &options)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let created = time::rfc3339(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));

@@ -193,6 +193,45 @@ fn what_makes_no_sense_is_refused_at_once() {
     assert!(ended.fails(1).contains("line 3"));
 }
 
+#[test]
+fn data_blobs_have_pins_of_their_own() {
+    let scratch = Scratch::new();
+    let folder = scratch.path("blobs");
+    std::fs::create_dir(&folder).unwrap();
+    let contents: Vec<Vec<u8>> = (0..4).map(|number| bytes(300_000, number)).collect();
+    let names = ["image", "layer=0", "layer-1", "layer-2"];
+    let pin = |number: usize| {
+        let path = folder.join(names[number]);
+        std::fs::write(&path, &contents[number]).unwrap();
+        table(&path, &contents[number])
+    };
+    let pins: Vec<String> = (0..4).map(pin).collect();
+    let blob = format!(
+        "image=file://{},pin={},pin-device=layer=0={},pin-device=layer-2=blake3:{}",
+        folder.join("image").display(),
+        pins[0],
+        pins[1],
+        "0".repeat(64)
+    );
+    for more in [&[][..], &["--supervise"][..]] {
+        let served = Served::new(&scratch, &[&["--blob", &blob], more].concat());
+        let volume = served.volume("image");
+        for (name, content) in names.iter().zip(&contents).take(2) {
+            let object = volume.cookie(name.as_bytes(), &patient()).unwrap();
+            let mut found = vec![0; content.len()];
+            object.read_at(&mut found, 0, &patient()).unwrap();
+            assert!(found == *content, "{name}");
+        }
+        assert_eq!(errno(&volume, b"layer-1"), Errno::PERM, "it has no pin");
+        assert_eq!(errno(&volume, b"layer-2"), Errno::IO, "it has another pin");
+    }
+    for (wrong, expected) in [("pin-device=x", "x"), ("pin-device=x=blake3:1", "blake3:HEX")] {
+        let words = format!("cached --foreground --socket /nowhere --blob a=file:///a,{wrong}");
+        let error = run(&words, &[]).fails(1);
+        assert!(error.contains(expected) && error.contains("TAG=blake3:HEX"), "{error}");
+    }
+}
+
 /// A blob as the device of an image.
 struct Device(Object);
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Ways to mount what is read on demand.
-const METHODS: [&str; 3] = ["fuse", "fuse-file", "fanotify"];
+pub(crate) const METHODS: [&str; 3] = ["fuse", "fuse-file", "fanotify"];
 
 /// A tree of 6 MB that compresses to a good part of it, and its image, served over HTTP.
 pub(crate) struct Remote {

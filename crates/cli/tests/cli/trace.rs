@@ -432,7 +432,7 @@ fn traces_are_merged_and_shown() {
 }
 
 /// A registry with the image in it, its digest table, and a manifest that names both.
-fn push(registry: &Component, image: &Path, pin: &str) {
+pub(crate) fn push(registry: &Component, image: &Path, pin: &str) {
     let put = |bytes: &[u8]| {
         let (status, headers, _) =
             send(registry.address(), "POST", "/v2/app/blobs/uploads/", &[], &[]).unwrap();
@@ -470,13 +470,107 @@ fn push(registry: &Component, image: &Path, pin: &str) {
 }
 
 /// By a program that is not ours.
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blob");
     std::fs::write(&path, bytes).unwrap();
     let output = Command::new("sha256sum").arg(path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     format!("sha256:{}", text.split(' ').next().unwrap())
+}
+
+/// An image layout with the image in it, and its digest table, as `push` has it.
+fn lay_out(folder: &Path, image: &Path, pin: &str) {
+    let blobs = folder.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = digest(bytes);
+        std::fs::write(blobs.join(digest.split_once(':').unwrap().1), bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let table = PathBuf::from(format!("{}.digests", image.display()));
+    let (layer, layer_len) = put(&std::fs::read(image).unwrap());
+    let (table, table_len) = put(&std::fs::read(table).unwrap());
+    let (config, config_len) = put(b"{}");
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
+                    "digest": config, "size": config_len },
+        "layers": [
+            { "mediaType": "application/vnd.erofs.layer.v1", "digest": layer, "size": layer_len,
+              "annotations": { "dev.ferrofs.digest-table": table, "dev.ferrofs.digest-pin": pin } },
+            { "mediaType": "application/vnd.ferrofs.digest-table.v1",
+              "digest": table, "size": table_len },
+        ],
+    });
+    let (manifest, len) = put(manifest.to_string().as_bytes());
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [
+        { "mediaType": kind, "digest": manifest, "size": len,
+          "annotations": { "org.opencontainers.image.ref.name": "v1" } } ] });
+    std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[test]
+fn an_image_layout_keeps_a_trace_with_its_image() {
+    let remote = Remote::new("-z lz4 -C 64K");
+    let layout = remote.scratch.path("layout");
+    lay_out(&layout, &remote.image(), &remote.pin);
+    let url = format!("file://{}", layout.display());
+    let (trace, cache) = (remote.scratch.path("trace"), remote.cache());
+    let first = run(&format!("trace replay auto {url} --cache-dir {{}}"), &[&cache]).fails(1);
+    assert!(first.contains("no trace is kept"), "{first}");
+    if !Path::new("/dev/fuse").exists() || !crate::is_root() {
+        return println!("skipped: mounting needs root and /dev/fuse");
+    }
+    let program = HOT.map(|name| format!("{{}}/{name}")).join(" ");
+    let words: Vec<&Path> = HOT.iter().map(|_| Path::new("{}")).collect();
+    let mut paths: Vec<&Path> = vec![&trace, &cache];
+    paths.extend(words);
+    let line = format!("trace record {url} -o {{}} --cache-dir {{}} -- cat {program}");
+    run(&line, &paths).ok();
+    let words = format!("trace attach {{}} {url} --json");
+    let older = json(&run(&words, &[&trace]).ok());
+    run("trace merge {} {} -o {}", &[&trace, &trace, &trace]).ok();
+    std::thread::sleep(Duration::from_millis(1100));
+    let newer = json(&run(&words, &[&trace]).ok());
+    assert_ne!(older["artifact"], newer["artifact"]);
+    assert_eq!(older["image"], newer["image"]);
+    // As any artifact: a manifest that names the image, and an entry that names the manifest.
+    let index = json(&std::fs::read_to_string(layout.join("index.json")).unwrap());
+    let entries = index["manifests"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["digest"] == newer["artifact"]).unwrap();
+    assert_eq!(entry["artifactType"], "application/vnd.ferrofs.trace.v1");
+    let hex = newer["artifact"].as_str().unwrap().split_once(':').unwrap().1.to_owned();
+    let manifest = std::fs::read(layout.join("blobs/sha256").join(&hex)).unwrap();
+    assert_eq!(digest(&manifest), format!("sha256:{hex}"));
+    let manifest = json(&String::from_utf8(manifest).unwrap());
+    assert_eq!(manifest["subject"]["digest"], newer["image"]);
+    // The newest is found by mounts and replayed without one.
+    remote.begin_anew();
+    let target = remote.scratch.path("mnt");
+    std::fs::create_dir_all(&target).unwrap();
+    let line = format!("mount -q --cache-dir {{}} --prefetch none --method fuse {url} {{}}");
+    run(&line, &[&cache, &target]).ok();
+    let mounted = Mounted(target);
+    settled(&mounted.0);
+    assert!(counter(&mounted.0, "replayed_touches") > 0);
+    remote.read_hot(&mounted.0);
+    unmount(mounted);
+    remote.begin_anew();
+    let replayed = run(&format!("trace replay auto {url} --cache-dir {{}} --json"), &[&cache]);
+    assert!(json(&replayed.ok())["done_bytes"].as_u64().unwrap() > 1_000_000);
+    let shown = run(&format!("trace replay {url} {url} --cache-dir {{}} --json"), &[&cache]);
+    shown.ok();
+    // What is not what its digest says is not used, and the mount is none the worse.
+    std::fs::write(layout.join("blobs/sha256").join(&hex), "{}").unwrap();
+    run(&format!("trace replay auto {url} --cache-dir {{}}"), &[&cache]).fails(1);
+    run(&line, &[&cache, &remote.scratch.path("mnt")]).ok();
+    let mounted = Mounted(remote.scratch.path("mnt"));
+    remote.read_hot(&mounted.0);
+    unmount(mounted);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::address;
 use super::connect::{self, Counted, Names, PlainProxy};
-use crate::error::printable;
+use super::tls;
 use crate::{Error, ErrorKind, Secret};
 use std::fmt;
 use std::io::{ErrorKind as IoKind, Read};
@@ -11,17 +11,19 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{
     ConnectProxyConnector, Connector, RustlsConnector, TcpConnector,
 };
-use ureq::{Agent, BodyReader, Proxy, Timeout, http};
+use ureq::{Agent, BodyReader, Proxy, ProxyProtocol, Timeout, http};
 use url::Url;
 
 /// What is read of an answer of no interest to keep its connection, in bytes.
 const DRAIN_MAX: usize = 16 * 1024;
 /// Longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// How long a server may take to be reached past a proxy: often it cannot be.
+const PAST_PROXY_TIME: Duration = Duration::from_secs(3);
 
 /// Where requests go through.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +34,8 @@ pub enum ProxyChoice {
     Environment,
     /// No proxy.
     Direct,
-    /// This one, for instance a peer-to-peer cache: `http://[user:password@]host[:port]`. Requests
-    /// for fresh answers go past it.
+    /// This one, for instance a peer-to-peer cache: `http[s]://[user:password@]host[:port]`. Requests
+    /// for fresh answers go past it, if their server can be reached so.
     Explicit(Secret),
 }
 
@@ -121,6 +123,8 @@ pub struct Client {
 
 struct Inner {
     options: ClientOptions,
+    /// Certificates of the user's file.
+    own_roots: Vec<Certificate<'static>>,
     proxy: Option<Proxy>,
     names: Names,
     connections: Arc<AtomicU64>,
@@ -135,18 +139,19 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client; fails if the proxy makes no sense. Certificates are read when first needed.
+    /// A client; fails if the proxy or the file of certificates makes no sense. The certificates of
+    /// the system are read when first needed.
     pub fn new(options: ClientOptions) -> Result<Self, Error> {
         let proxy = match &options.proxy {
             ProxyChoice::Direct => None,
             ProxyChoice::Environment => Proxy::try_from_env(),
-            ProxyChoice::Explicit(url) => Some(
-                Proxy::new(url.reveal()).map_err(|_| Error::invalid("the proxy's URL is wrong"))?,
-            ),
+            ProxyChoice::Explicit(url) => Some(connect::proxy(url)?),
         };
+        let own_roots = options.ca_file.as_deref().map(tls::read_roots).transpose()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
+                own_roots: own_roots.unwrap_or_default(),
                 proxy,
                 names: Names::default(),
                 connections: Arc::default(),
@@ -160,21 +165,37 @@ impl Client {
         self.inner.connections.load(Ordering::Relaxed)
     }
 
+    /// Whether the user has named certificates to trust besides those of the system.
+    pub fn has_own_roots(&self) -> bool {
+        !self.inner.own_roots.is_empty()
+    }
+
     /// Sends the request and reads the head of the answer, whatever its status. A kept connection
     /// that turns out to be closed is replaced once.
     pub fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
-        let (answer, kept) = connect::watch(|| self.send_once(request));
+        let explicit = matches!(self.inner.options.proxy, ProxyChoice::Explicit(_));
+        match self.send_by(request, request.fresh && explicit) {
+            // The proxy is the only way then; it is told not to answer from its cache.
+            Err(error) if request.fresh && explicit && error.kind == ErrorKind::Unreachable => {
+                self.send_by(request, false)
+            }
+            other => other,
+        }
+    }
+
+    fn send_by(&self, request: &Request<'_>, past_proxy: bool) -> Result<Response, Error> {
+        let (answer, kept) = connect::watch(|| self.send_once(request, past_proxy));
         match answer {
             Err(Failure { stale: true, .. })
                 if kept && matches!(request.method, "GET" | "HEAD") =>
             {
-                self.send_once(request).map_err(|failure| failure.error)
+                self.send_once(request, past_proxy).map_err(|failure| failure.error)
             }
             other => other.map_err(|failure| failure.error),
         }
     }
 
-    fn send_once(&self, request: &Request<'_>) -> Result<Response, Failure> {
+    fn send_once(&self, request: &Request<'_>, past_proxy: bool) -> Result<Response, Failure> {
         let place = address::show(request.url);
         let limit = match request.deadline {
             Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
@@ -189,7 +210,7 @@ impl Client {
         if !request.url.username().is_empty() || request.url.password().is_some() {
             return Err(Error::protocol(format!("{place}: a URL with a password in it")).into());
         }
-        let agent = self.agent(request.url.scheme() == "https", request.fresh)?;
+        let agent = self.agent(request.url.scheme() == "https", past_proxy);
         let mut builder = http::Request::builder()
             .method(request.method)
             .uri(request.url.as_str())
@@ -225,15 +246,22 @@ impl Client {
         }
     }
 
-    fn agent(&self, tls: bool, fresh: bool) -> Result<&Agent, Error> {
+    fn agent(&self, tls: bool, past_proxy: bool) -> &Agent {
         let inner = &self.inner;
-        let past_proxy = fresh && matches!(inner.options.proxy, ProxyChoice::Explicit(_));
         let slot = &inner.agents[usize::from(tls) * 2 + usize::from(past_proxy)];
         if let Some(agent) = slot.get() {
-            return Ok(agent);
+            return agent;
         }
         let options = &inner.options;
-        let roots = if tls { self.roots()? } else { RootCerts::WebPki };
+        // A proxy may speak TLS, too.
+        let wanted =
+            tls || inner.proxy.as_ref().is_some_and(|p| p.protocol() == ProxyProtocol::Https);
+        let roots = if wanted { tls::roots(&inner.own_roots) } else { RootCerts::WebPki };
+        let connecting = if past_proxy {
+            options.connect_timeout.min(PAST_PROXY_TIME)
+        } else {
+            options.connect_timeout
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -242,7 +270,7 @@ impl Client {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .user_agent(options.user_agent.as_str())
             .timeout_resolve(Some(options.connect_timeout))
-            .timeout_connect(Some(options.connect_timeout))
+            .timeout_connect(Some(connecting))
             .timeout_recv_response(Some(options.response_timeout))
             .timeout_per_read(Some(options.stall_timeout))
             .timeout_per_write(Some(options.stall_timeout))
@@ -258,32 +286,7 @@ impl Client {
                 .chain(RustlsConnector::default())
                 .chain(Counted(Arc::clone(&inner.connections)));
         let agent = Agent::with_parts(config, connector, inner.names.clone());
-        Ok(slot.get_or_init(|| agent))
-    }
-
-    /// The system's certificates and those of the user's file; if the system has none, Mozilla's.
-    fn roots(&self) -> Result<RootCerts, Error> {
-        let found = rustls_native_certs::load_native_certs();
-        let mut certificates: Vec<Certificate<'static>> =
-            found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-        if let Some(path) = &self.inner.options.ca_file {
-            let shown = path.display();
-            let pem = std::fs::read(path)
-                .map_err(|error| Error::new(ErrorKind::Io, format!("{shown}: {error}")))?;
-            let before = certificates.len();
-            for item in ureq::tls::parse_pem(&pem) {
-                if let Ok(PemItem::Certificate(certificate)) = item {
-                    certificates.push(certificate);
-                }
-            }
-            if certificates.len() == before {
-                return Err(Error::invalid(format!("{shown}: holds no certificate")));
-            }
-        }
-        if certificates.is_empty() {
-            return Ok(RootCerts::WebPki);
-        }
-        Ok(RootCerts::new_with_certs(&certificates))
+        slot.get_or_init(|| agent)
     }
 }
 
@@ -314,6 +317,7 @@ fn translate(error: &ureq::Error, place: &str) -> Error {
     let kind = match error {
         ureq::Error::Timeout(Timeout::Global) => ErrorKind::Deadline,
         ureq::Error::Io(error) if error.kind() == IoKind::InvalidData => ErrorKind::Protocol,
+        ureq::Error::ConnectProxyFailed(reason) if connect::is_refusal(reason) => ErrorKind::Denied,
         ureq::Error::Timeout(_)
         | ureq::Error::Io(_)
         | ureq::Error::HostNotFound
@@ -325,8 +329,13 @@ fn translate(error: &ureq::Error, place: &str) -> Error {
         // These may hold the whole URL.
         ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "the URL is wrong".to_owned(),
         ureq::Error::Timeout(Timeout::Global) => "the deadline has passed".to_owned(),
+        ureq::Error::ConnectProxyFailed(_) if kind == ErrorKind::Denied => {
+            "the proxy refuses: it wants another user or password (status 407), or nobody may go \
+             there (403)"
+                .to_owned()
+        }
         ureq::Error::Timeout(Timeout::PerRead) => "no byte arrived for too long".to_owned(),
-        other => printable(&other.to_string()),
+        other => tls::explain(&other.to_string()),
     };
     Error::new(kind, format!("{place}: {what}"))
 }
@@ -429,7 +438,15 @@ impl Response {
 
     /// The error that a status means which is none of those the caller knows. Reads the body away.
     pub fn into_error(self) -> Error {
-        let (status, place) = (self.status, &self.place);
+        self.into_error_with(|_, _| None)
+    }
+
+    /// As [`Response::into_error`]; `explain` may say more, by the beginning of the body.
+    pub(crate) fn into_error_with(
+        mut self,
+        explain: impl FnOnce(u16, &[u8]) -> Option<(ErrorKind, String)>,
+    ) -> Error {
+        let status = self.status;
         let kind = match status {
             401 | 403 | 407 => ErrorKind::Denied,
             404 | 410 => ErrorKind::NotFound,
@@ -437,14 +454,33 @@ impl Response {
             _ => ErrorKind::Protocol,
         };
         let reason = match kind {
+            ErrorKind::Denied if status == 407 => "the proxy wants another user or password",
             ErrorKind::Denied => "access denied",
             ErrorKind::NotFound => "not found",
             ErrorKind::Busy(_) => "the server is busy or has failed",
             _ => "unexpected answer",
         };
-        let error = Error::new(kind, format!("{place}: {reason} (status {status})"));
-        self.drain();
-        error
+        // What cannot be read of it says nothing.
+        let body = self.read_head(DRAIN_MAX);
+        let (kind, reason) = match explain(status, &body) {
+            Some((known, reason)) if !matches!(kind, ErrorKind::Busy(_)) => (known, reason),
+            _ => (kind, reason.to_owned()),
+        };
+        Error::new(kind, format!("{}: {reason} (status {status})", self.place))
+    }
+
+    /// The beginning of the body, as much as comes.
+    fn read_head(&mut self, len_max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len_max];
+        let mut len = 0;
+        while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
+            match self.read(room) {
+                Ok(count) if count > 0 => len += count,
+                _ => break,
+            }
+        }
+        bytes.truncate(len);
+        bytes
     }
 
     fn retry_after(&self) -> Option<Duration> {

@@ -6,6 +6,7 @@
 //! that; and it tunnels everything with CONNECT, which proxies refuse for port 80 and peer-to-peer
 //! caches cannot look into.
 
+use crate::Secret;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
@@ -106,6 +107,32 @@ impl<In: Transport> Connector<In> for Counted {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(chained)
     }
+}
+
+/// A proxy by its URL; nothing of that is repeated in errors.
+pub(super) fn proxy(url: &Secret) -> Result<Proxy, crate::Error> {
+    let wrong = |why: &str| crate::Error::invalid(format!("the proxy's URL is wrong: {why}"));
+    let (url, login) = super::address::parse(url.reveal())
+        .map_err(|_| wrong("it is http://[USER:PASSWORD@]HOST[:PORT], or https://"))?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(wrong("there is something after the host"));
+    }
+    let https = url.scheme() == "https";
+    let protocol = if https { ProxyProtocol::Https } else { ProxyProtocol::Http };
+    // Made by `address::parse`, which wants both.
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let mut builder = Proxy::builder(protocol).host(host).port(port);
+    if let Some((user, password)) = &login {
+        builder = builder.username(user).password(password.reveal());
+    }
+    builder.build().map_err(|_| wrong("no such host or user can be named"))
+}
+
+/// Whether what a proxy said to CONNECT will not change by itself: `proxy server responded 407/407`.
+pub(super) fn is_refusal(reason: &str) -> bool {
+    let status = reason.rsplit(' ').next().and_then(|status| status.split('/').next());
+    matches!(status, Some("401" | "403" | "405" | "407"))
 }
 
 /// Opens plain connections to an HTTP proxy for `http` URLs.

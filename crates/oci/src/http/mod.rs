@@ -9,6 +9,7 @@ mod challenge;
 mod client;
 mod connect;
 mod resource;
+mod tls;
 
 pub(crate) use challenge::{Challenge, parse_challenges};
 pub use client::{Client, ClientOptions, ProxyChoice, Request, Response};

@@ -43,7 +43,19 @@ pub trait Authorize: fmt::Debug + Send + Sync {
     /// Adds credentials to a request; gives a stamp that names those used.
     fn authorize(&self, outgoing: &mut Outgoing, deadline: Option<Instant>) -> Result<u64, Error>;
 
-    /// The answer to a request with the credentials of `stamp` was 401 or 403. Renews them, unless
+    /// Whether this status may mean that credentials were refused.
+    fn is_refusal(&self, status: u16) -> bool {
+        matches!(status, 401 | 403)
+    }
+
+    /// What an answer that is an error means, by its body (of which the beginning is here), if the
+    /// server says it in a form that is known here.
+    fn explain(&self, status: u16, body: &[u8]) -> Option<(ErrorKind, String)> {
+        let _ = (status, body);
+        None
+    }
+
+    /// The answer to a request with the credentials of `stamp` was a refusal. Renews them, unless
     /// somebody else has; `true` if it is worth to ask again.
     fn refused(
         &self,
@@ -172,6 +184,16 @@ impl Resource {
         self.lead(ask)
     }
 
+    /// The error that an answer means which is none of those the caller knows.
+    pub fn error(&self, answer: Response) -> Error {
+        match &self.authorizer {
+            Some(authorizer) => {
+                answer.into_error_with(|status, body| authorizer.explain(status, body))
+            }
+            None => answer.into_error(),
+        }
+    }
+
     /// The way as far as it is known, or `None`: find it, for all.
     fn route(&self, deadline: Option<Instant>) -> Result<Option<(Route, u64)>, Error> {
         let mut state = self.lock();
@@ -270,7 +292,7 @@ impl Resource {
             };
             let answer = self.send(ask, &outgoing.url, outgoing.headers)?;
             if let Some(authorizer) = &self.authorizer
-                && matches!(answer.status(), 401 | 403)
+                && authorizer.is_refusal(answer.status())
                 && !renewed
                 && authorizer.refused(stamp, &answer, ask.deadline)?
             {

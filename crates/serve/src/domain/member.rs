@@ -91,7 +91,9 @@ impl Member {
         let Self { spec: own, .. } = self;
         if let (Some(one), Some(other)) = (&own.lazy, &spec.lazy) {
             // With a pin the bytes are the same wherever they are; without, nobody can say.
-            return one.pin.is_some() && one.pin == other.pin && one.location == other.location;
+            return one.pin.is_some()
+                && (&one.pin, &one.device_pins) == (&other.pin, &other.device_pins)
+                && (&one.devices, &one.location) == (&other.devices, &other.location);
         }
         let same = own.offset == spec.offset && own.lazy.is_none() && spec.lazy.is_none();
         let now = || {

@@ -5,6 +5,7 @@ use super::{TraceFrom, plan};
 use crate::lazy::{LazyImage, LazySpec};
 use crate::{Error, Patience, Result};
 use ferrofs_image::Image;
+use ferrofs_store::source::remote::RemoteOptions;
 use ferrofs_store::{Blob, Fill, Order, Policy, PrefetchConfig, Prefetcher, Progress, Trace};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct LazyLook {
     opened: LazyImage,
-    insecure: bool,
+    remote: RemoteOptions,
 }
 
 impl LazySpec {
     /// Finds the image and opens it without mounting it.
     pub fn look(&self) -> Result<LazyLook> {
         let opened = self.open(Patience::Soft(PATIENCE), Policy::default())?;
-        Ok(LazyLook { opened, insecure: self.insecure })
+        Ok(LazyLook { opened, remote: self.remote() })
     }
 }
 
@@ -51,7 +52,7 @@ impl LazyLook {
             }
             None => Ok(None),
         };
-        from.read(self.insecure, kept).map_err(|message| Error::Refused { message })
+        from.read(&self.remote, kept).map_err(|message| Error::Refused { message })
     }
 
     /// Fetches what a trace tells and the cache lacks; `tell` hears how far it is. What it came to:

@@ -10,8 +10,8 @@ use super::provider::plain_name;
 use super::{BlobProvider, ProvidedBlob, ProviderError};
 use crate::source::remote::Location;
 use crate::{
-    Blob, Cache, Deadline, Demand, FetchErrorKind, FoundBlob, FoundImage, ImagePlace, Limits,
-    Opener, Policy, StoreError,
+    Blob, Deadline, Demand, FetchErrorKind, FoundBlob, FoundImage, ImagePlace, Opener, Policy,
+    StoreError,
 };
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap};
@@ -74,11 +74,10 @@ struct Shelf {
 }
 
 impl StoredBlobs {
-    /// Blobs of these images, in this cache and within these limits. `open_max`: how many of them may
-    /// be open in the cache at once; each takes about five descriptors.
+    /// Blobs of these images, opened so. `open_max`: how many of them may be open in the cache at once;
+    /// each takes about five descriptors.
     pub fn new(
-        cache: Cache,
-        limits: Arc<Limits>,
+        opener: Opener,
         images: Vec<KeyedImage>,
         open_max: usize,
     ) -> Result<Self, ProviderError> {
@@ -108,7 +107,7 @@ impl StoredBlobs {
             found: Mutex::default(),
         });
         let inner = Inner {
-            opener: Opener::new(cache, limits)?,
+            opener,
             images: images.collect(),
             by_key,
             by_domain,
@@ -198,7 +197,7 @@ impl Inner {
         let image = &self.images[which.0 as usize];
         let blob = |found: &FoundImage| match &which.1 {
             None => found.primary(),
-            Some(tag) => found.blob(tag),
+            Some(tag) => found.blob(tag, None),
         };
         if !matches!(image.place.location, Location::Oci(_)) {
             return Ok(blob(&self.opener.find(&image.place, OPEN_TIME)?)?);

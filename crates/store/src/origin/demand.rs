@@ -106,11 +106,26 @@ impl Demand {
     pub fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
     }
+
+    /// Whether what has failed is not to be tried again.
+    pub fn has_ended_retries(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::has_ended_retries)
+    }
 }
 
 /// A switch that ends waits. Clones are the same switch.
 #[derive(Clone, Default)]
-pub struct Cancel(Arc<(Mutex<bool>, Condvar)>);
+pub struct Cancel(Arc<(Mutex<Waits>, Condvar)>);
+
+/// Which waits go on.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+enum Waits {
+    #[default]
+    All,
+    /// Only those for something that has not failed.
+    Hopeful,
+    None,
+}
 
 impl Cancel {
     /// A switch that is off.
@@ -120,26 +135,51 @@ impl Cancel {
 
     /// Ends all waits under it, now and later.
     pub fn cancel(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.set(Waits::None);
+    }
+
+    /// Ends the waits for what has failed once, and those that come to that later: who waits will not
+    /// be there for long, but while all goes well it is served.
+    pub fn end_retries(&self) {
+        self.set(Waits::Hopeful);
+    }
+
+    fn set(&self, waits: Waits) {
+        let mut now = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = (*now).max(waits);
+        drop(now);
         self.0.1.notify_all();
     }
 
-    /// Whether it was switched.
-    pub fn is_cancelled(&self) -> bool {
+    fn get(&self) -> Waits {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for so long, or until it is switched; whether it is.
+    /// Whether all waits are ended.
+    pub fn is_cancelled(&self) -> bool {
+        self.get() == Waits::None
+    }
+
+    /// Whether what has failed is not to be tried again.
+    pub fn has_ended_retries(&self) -> bool {
+        self.get() >= Waits::Hopeful
+    }
+
+    /// Waits for so long, or until it is switched further; whether all waits are ended.
     pub fn wait(&self, time: Duration) -> bool {
-        let off = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = self.0.1.wait_timeout_while(off, time, |on| !*on);
-        *wait.unwrap_or_else(PoisonError::into_inner).0
+        let before = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *before;
+        if known == Waits::None {
+            return true;
+        }
+        let wait = self.0.1.wait_timeout_while(before, time, |now| *now == known);
+        *wait.unwrap_or_else(PoisonError::into_inner).0 == Waits::None
     }
 }
 
 impl fmt::Debug for Cancel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cancel").field(&self.is_cancelled()).finish()
+        f.debug_tuple("Cancel").field(&self.get()).finish()
     }
 }
 
@@ -148,7 +188,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// Now.
     fn now(&self) -> Instant;
 
-    /// Waits for so long, or until `cancel` is switched.
+    /// Waits for so long, or until `cancel` is switched further.
     fn sleep(&self, time: Duration, cancel: Option<&Cancel>);
 
     /// A number from 0 (inclusive) to 1 (exclusive), for jitter.

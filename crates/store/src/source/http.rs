@@ -290,7 +290,7 @@ impl HttpSource {
         };
         let answer = self.resource.open(&ask)?;
         if answer.status() != 200 {
-            return Err(answer.into_error().into());
+            return Err(self.resource.error(answer).into());
         }
         let total = answer.content_length();
         self.check(&answer, total)?;
@@ -326,7 +326,7 @@ impl HttpSource {
                 self.check(&answer, Some(0))?;
                 Ok(0)
             }
-            _ => Err(answer.into_error().into()),
+            _ => Err(self.resource.error(answer).into()),
         }
     }
 
@@ -419,7 +419,7 @@ impl RangeSource for HttpSource {
                 answer.drain();
                 Err(self.error(FetchErrorKind::Changed, what))
             }
-            _ => Err(answer.into_error().into()),
+            _ => Err(self.resource.error(answer).into()),
         }
     }
 }
@@ -447,4 +447,4 @@ fn unsatisfied_size(answer: &Response) -> Option<u64> {
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -56,6 +56,15 @@ impl Location {
             .any(|scheme| text.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme)))
     }
 
+    /// Whether an image there has a manifest, to which artifacts can belong.
+    pub fn has_manifest(&self) -> bool {
+        match self {
+            Self::Oci(_) => true,
+            Self::File(path) => Layout::is_layout(path),
+            Self::Http(..) | Self::S3 { .. } => false,
+        }
+    }
+
     /// Reads a URL of one of the schemes.
     pub fn parse(text: &str) -> Result<Self, FetchError> {
         let Some((scheme, rest)) = text.split_once("://") else {

@@ -211,6 +211,28 @@ impl Authorize for Signer {
         Ok(state.generation)
     }
 
+    fn is_refusal(&self, status: u16) -> bool {
+        // 400 is what Amazon says of a session that has expired.
+        matches!(status, 400 | 401 | 403)
+    }
+
+    fn explain(&self, status: u16, body: &[u8]) -> Option<(ErrorKind, String)> {
+        let code = code(body)?;
+        let anonymous = self.lock().credentials.is_none();
+        let known = MEANINGS.iter().find(|(name, ..)| *name == code);
+        let (kind, meaning) = match known {
+            Some(("AccessDenied", ..)) if anonymous => (
+                ErrorKind::Denied,
+                "nobody may read it without credentials: set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            ),
+            Some((_, kind, meaning)) => (*kind, *meaning),
+            None if matches!(status, 401 | 403) => (ErrorKind::Denied, "access denied"),
+            None => return None,
+        };
+        Some((kind, format!("{meaning} ({code})")))
+    }
+
     fn refused(&self, stamp: u64, answer: &Response, _: Option<Instant>) -> Result<bool, Error> {
         let mut state = self.lock();
         if state.generation != stamp {
@@ -239,6 +261,50 @@ impl Authorize for Signer {
         state.generation += 1;
         Ok(true)
     }
+}
+
+/// What servers say, and what it means.
+const MEANINGS: [(&str, ErrorKind, &str); 14] = [
+    (
+        "SignatureDoesNotMatch",
+        ErrorKind::Denied,
+        "the server computes another signature: the secret key is wrong, or region or endpoint are \
+         others (AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)",
+    ),
+    ("RequestTimeTooSkewed", ErrorKind::Denied, SKEWED),
+    ("RequestExpired", ErrorKind::Denied, SKEWED),
+    ("ExpiredToken", ErrorKind::Denied, EXPIRED),
+    ("TokenRefreshRequired", ErrorKind::Denied, EXPIRED),
+    (
+        "InvalidToken",
+        ErrorKind::Denied,
+        "the session token is not one of the server's (AWS_SESSION_TOKEN)",
+    ),
+    (
+        "InvalidAccessKeyId",
+        ErrorKind::Denied,
+        "the server does not know the access key (AWS_ACCESS_KEY_ID)",
+    ),
+    ("AccessDenied", ErrorKind::Denied, "these credentials may not read it"),
+    ("AllAccessDisabled", ErrorKind::Denied, "nobody may read it"),
+    ("NoSuchBucket", ErrorKind::NotFound, "there is no such bucket"),
+    ("NoSuchKey", ErrorKind::NotFound, "there is no such object in the bucket"),
+    ("PermanentRedirect", ErrorKind::Denied, ELSEWHERE),
+    ("AuthorizationHeaderMalformed", ErrorKind::Denied, ELSEWHERE),
+    ("AuthorizationQueryParametersError", ErrorKind::Denied, ELSEWHERE),
+];
+const SKEWED: &str = "the clock of this machine is too far from the server's: set it";
+const EXPIRED: &str = "the session has expired: get new credentials (AWS_SESSION_TOKEN and keys, or the \
+                       credential file, which is read again by itself)";
+const ELSEWHERE: &str = "the bucket is in another region: set AWS_REGION";
+
+/// The code of an error, if it is one of S3's.
+fn code(body: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    let fine = (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    fine.then_some(code)
 }
 
 /// Seconds that a clock is ahead of ours.
@@ -292,31 +358,4 @@ pub fn open(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn profiles_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("credentials");
-        let text = "[a]\naws_access_key_id = AK\naws_secret_access_key=se=cret\n\
-            ; c\n[ b ]\naws_access_key_id=BK\naws_secret_access_key=s\naws_session_token=t\n[c]\n";
-        std::fs::write(&path, text).unwrap();
-        let a = read_profile(&path, "a").unwrap().unwrap();
-        assert_eq!((a.key(), a.secret(), a.token()), ("AK", "se=cret", None));
-        let b = read_profile(&path, "b").unwrap().unwrap();
-        assert_eq!((b.key(), b.secret(), b.token()), ("BK", "s", Some("t")));
-        assert!(read_profile(&path, "c").unwrap().is_none());
-        let error = S3Login::Profile(path, "c".into()).find().unwrap_err();
-        assert!(!error.what.contains("cret"));
-    }
-
-    #[test]
-    fn keys_that_urls_change_are_refused() {
-        let client = Client::new(ferrofs_oci::http::ClientOptions::default()).unwrap();
-        for key in ["", "../x", "a/./b", "a/.."] {
-            let options = S3Options { login: S3Login::Anonymous, ..S3Options::default() };
-            assert!(open(client.clone(), "bucket", key, &options, true).is_err(), "{key}");
-        }
-    }
-}
+mod tests;

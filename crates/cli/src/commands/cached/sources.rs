@@ -12,14 +12,14 @@ use ferrofs_store::cachefiles::{
     BlobProvider, DirectoryBlobs, KeyedImage, ProvidedBlob, ProviderError, StoredBlobs,
 };
 use ferrofs_store::source::remote::Location;
-use ferrofs_store::{Cache, CacheConfig, ImagePlace, LimitConfig, Limits};
+use ferrofs_store::{Cache, CacheConfig, ImagePlace, LimitConfig, Limits, Opener};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Names of what follows a blob's URL.
-const NAMES: [&str; 5] = ["pin", "digests", "mirror", "domain", "insecure"];
+const NAMES: [&str; 6] = ["pin", "pin-device", "digests", "mirror", "domain", "insecure"];
 /// The longest file of blobs.
 const FILE_MAX: u64 = 64 << 20;
 /// The most blobs that are open in our own cache, however many descriptors there may be.
@@ -36,6 +36,8 @@ pub(super) struct Sources {
     from: Option<PathBuf>,
     insecure: bool,
     cache: LazySpec,
+    /// For a worker.
+    network_words: Vec<OsString>,
 }
 
 /// Blobs of images, and of a folder where there is no such image.
@@ -62,6 +64,7 @@ impl Sources {
             cache: absolute(&args.cache_dir)?.map(PathBuf::into_os_string),
             cache_bytes: args.cache_dir_max,
             bandwidth: args.bandwidth,
+            network: args.network.network()?,
             ..LazySpec::default()
         };
         Ok(Self {
@@ -70,6 +73,7 @@ impl Sources {
             from: absolute(&args.from)?,
             insecure: args.insecure,
             cache,
+            network_words: args.network.words()?,
         })
     }
 
@@ -99,6 +103,7 @@ impl Sources {
         if self.insecure {
             words.push("--insecure".into());
         }
+        words.extend(self.network_words.iter().cloned());
         words
     }
 
@@ -133,7 +138,8 @@ impl Sources {
         // A quarter is for our own cache, the rest for what the other one gives us.
         let open_max = (descriptors / 4 / DESCRIPTORS_EACH).clamp(4, OPEN_MAX);
         let limits = Arc::new(Limits::new(limits));
-        let images = StoredBlobs::new(Cache::open(config)?, limits, images, open_max as usize)?;
+        let opener = Opener::new(Cache::open(config)?, limits, &self.cache.network)?;
+        let images = StoredBlobs::new(opener, images, open_max as usize)?;
         Ok(match folder {
             Some(folder) => Arc::new(Both { images, folder }),
             None => Arc::new(images),
@@ -165,7 +171,8 @@ impl Sources {
 /// `KEY=URL[,NAME=VALUE...]`.
 fn parse(text: &str, insecure: bool) -> anyhow::Result<KeyedImage> {
     let wrong = |what: String| {
-        let help = "KEY=URL[,pin=blake3:HEX][,digests=URL][,mirror=URL][,domain=NAME][,insecure]";
+        let help = "KEY=URL[,pin=blake3:HEX][,pin-device=TAG=blake3:HEX][,digests=URL][,mirror=URL]\
+                    [,domain=NAME][,insecure]";
         Advice::error(format!("`{text}`: {what}"), help)
     };
     let (key, rest) = text.split_once('=').ok_or_else(|| wrong("no URL for it".to_owned()))?;
@@ -191,6 +198,12 @@ fn parse(text: &str, insecure: bool) -> anyhow::Result<KeyedImage> {
             ("pin", pin) => {
                 let error = |_| wrong(format!("`{pin}` is no pin of a digest table"));
                 place.pin = Some(pin.parse().map_err(error)?);
+            }
+            ("pin-device", named) => {
+                let wrong = || wrong(format!("`{named}` is not TAG=blake3:HEX"));
+                let (tag, pin) = named.rsplit_once('=').ok_or_else(wrong)?;
+                let pin = pin.parse().map_err(|_| wrong())?;
+                place.device_pins.insert(tag.to_owned(), pin);
             }
             ("digests", url) => place.digests = Some(location(url)?),
             ("mirror", url) => place.mirrors.push(location(url)?),

@@ -47,7 +47,7 @@ pub(crate) fn order(
     source: &SourceArgs,
 ) -> anyhow::Result<Vec<Vec<u8>>> {
     if let Some(url) = is_remote(image) {
-        let look = source.spec(url)?.look()?;
+        let look = source.spec(url, &place.device)?.look()?;
         let names = look.blob_names();
         return Touched::new(trace, &names)?.files(look.image());
     }

@@ -24,15 +24,16 @@ pub(super) fn run(
     url: &str,
     output: &Path,
     source: &SourceArgs,
+    devices: &[PathBuf],
     words: &[OsString],
 ) -> anyhow::Result<u8> {
     check_target(output)?;
     // Errors that can be told before anything is begun.
-    source.spec(url)?;
+    source.spec(url, devices)?;
     let folder = folder()?;
     // The terminal's signals are the program's; what it has read is written after it.
     crate::interrupt::watch();
-    let mut mounted = Mounted::begin(url, output, source, &folder.0)?;
+    let mut mounted = Mounted::begin(url, output, source, devices, &folder.0)?;
     mounted.wait_for_mount(&folder.0)?;
     let ended = execute(words, &folder.0);
     mounted.end(&folder.0)?;
@@ -83,7 +84,13 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn begin(url: &str, output: &Path, source: &SourceArgs, target: &Path) -> anyhow::Result<Self> {
+    fn begin(
+        url: &str,
+        output: &Path,
+        source: &SourceArgs,
+        devices: &[PathBuf],
+        target: &Path,
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         command.args(["mount", "--lazy", "--quiet", "--foreground", "--trace", "none"]);
         command.arg("--record").arg(output);
@@ -110,6 +117,10 @@ impl Mounted {
         }
         for mirror in &source.mirror {
             command.args(["--mirror", mirror]);
+        }
+        command.args(source.device_pins.words()).args(source.network.words()?);
+        for device in devices {
+            command.arg("--device").arg(device);
         }
         command.arg("--").arg(url).arg(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);

@@ -3,7 +3,7 @@
 
 use super::super::*;
 use super::*;
-use crate::{Algorithm, CacheConfig, Geometry, TableBuilder, Thresholds};
+use crate::{Algorithm, Cache, CacheConfig, Geometry, Network, TableBuilder, Thresholds};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -43,8 +43,12 @@ impl Place {
         let config =
             CacheConfig { blocks: low, files: low, ..CacheConfig::new(self.path("cache")) };
         let cache = Cache::open(config).unwrap();
-        StoredBlobs::new(cache, Arc::default(), images, open_max).unwrap()
+        StoredBlobs::new(opener(cache), images, open_max).unwrap()
     }
+}
+
+fn opener(cache: Cache) -> Opener {
+    Opener::new(cache, Arc::default(), &Network::default()).unwrap()
 }
 
 fn image(key: &str, path: &Path) -> KeyedImage {
@@ -120,10 +124,10 @@ fn a_domain_has_its_own_names() {
     assert_eq!(size(b"erofs,e", b"one"), 10_000);
     assert_eq!(errno(&provider, b"erofs,e", b"two"), Errno::NOENT);
     let cache = Cache::open(CacheConfig::new(place.path("cache"))).unwrap();
-    let twice = StoredBlobs::new(cache.clone(), Arc::default(), vec![one.clone(), one], 8);
+    let twice = StoredBlobs::new(opener(cache.clone()), vec![one.clone(), one], 8);
     assert_eq!(twice.unwrap_err().errno, Errno::EXIST);
     let bad = KeyedImage { key: String::from("../x"), ..two };
-    assert!(StoredBlobs::new(cache, Arc::default(), vec![bad], 8).is_err());
+    assert!(StoredBlobs::new(opener(cache), vec![bad], 8).is_err());
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 /// Keeps what it gets; room for 1000 bytes at once.
 #[derive(Default)]
-struct Kept {
+pub(crate) struct Kept {
     began: Vec<(u64, Option<u64>)>,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     room: Vec<u8>,
     stop_after: Option<usize>,
 }

@@ -11,21 +11,34 @@ use crate::{
     FetchContext, FetchError, FetchErrorKind, Priority, RangeSource, Sink, SinkStop, TRACE_SUFFIX,
     Trace,
 };
-use ferrofs_oci::manifest::{annotation, media};
-use ferrofs_oci::{Artifact, Descriptor, Registry};
+use ferrofs_oci::manifest::{MANIFEST_LEN_MAX, annotation, media};
+use ferrofs_oci::{Artifact, Descriptor, Digest, Fetched, Manifest};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Artifacts of an image that are looked at; registries list the ones we want only by their type.
-const ARTIFACTS_MAX: usize = 64;
-
 impl RemoteImage {
-    /// The trace that is kept with the image: `IMAGE.trace` beside it; in a registry the newest
-    /// artifact of that type. `None`: there is none.
+    /// The trace that is kept with the image: `IMAGE.trace` beside it; in a registry or image layout
+    /// the newest artifact of that type. `None`: there is none.
     pub fn trace(&self, deadline: Option<Instant>) -> Result<Option<Trace>, FetchError> {
-        if let Place::Registry(registry, _) = &self.place {
-            return self.artifact(registry, deadline);
+        match (&self.place, &self.manifest) {
+            (Place::Registry(registry, _), Some(image)) => {
+                let found = registry.referrers(image, Some(media::TRACE), deadline)?;
+                let Some(digest) = newest(&found)? else { return Ok(None) };
+                let manifest = registry.manifest(&digest.to_string(), deadline)?.manifest;
+                let layer = layer(&manifest)?;
+                let bytes = registry.blob_bytes(layer, Trace::TEXT_MAX, deadline)?;
+                return parse(&bytes, &format!("the trace {}", layer.digest_text)).map(Some);
+            }
+            (Place::Layout(layout, _), Some(image)) => {
+                let found = layout.referrers(image, media::TRACE)?;
+                let Some(digest) = newest(&found)? else { return Ok(None) };
+                let manifest = layout.manifest(&digest)?;
+                let layer = layer(&manifest)?;
+                let bytes = layout.blob_bytes(&layer.digest()?, Trace::TEXT_MAX)?;
+                return parse(&bytes, &format!("the trace {}", layer.digest_text)).map(Some);
+            }
+            _ => {}
         }
         let Some(source) = self.place.trace_source()? else { return Ok(None) };
         match read(&*source, deadline) {
@@ -35,37 +48,13 @@ impl RemoteImage {
         }
     }
 
-    fn artifact(
-        &self,
-        registry: &Registry,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Trace>, FetchError> {
-        let Some(image) = &self.manifest else { return Ok(None) };
-        let mut found = registry.referrers(image, Some(media::TRACE), deadline)?;
-        found.truncate(ARTIFACTS_MAX);
-        let made = |entry: &Descriptor| entry.annotations.get(annotation::CREATED).cloned();
-        // Times of RFC 3339 in UTC are in the order of their text; the last one if there are none.
-        let Some(newest) = found.iter().max_by_key(|entry| made(entry)) else { return Ok(None) };
-        let manifest = registry.manifest(&newest.digest()?.to_string(), deadline)?.manifest;
-        let is_trace = |layer: &&Descriptor| layer.media_type == media::TRACE;
-        let Some(layer) = manifest.layers.iter().find(is_trace) else {
-            return Err(wrong("an artifact that should be a trace has none in it"));
-        };
-        let bytes = registry.blob_bytes(layer, Trace::TEXT_MAX, deadline)?;
-        parse(&bytes, &format!("the trace {}", layer.digest_text)).map(Some)
-    }
-
-    /// Puts a trace beside the image, in its registry; gives the digest of the artifact.
+    /// Puts a trace beside the image, in its registry or layout; gives the digest of the artifact.
     pub fn attach_trace(
         &self,
         trace: &Trace,
         created: &str,
         deadline: Option<Instant>,
     ) -> Result<String, FetchError> {
-        let (Place::Registry(registry, _), Some(image)) = (&self.place, &self.manifest) else {
-            return Err(wrong("only an image in a registry (oci://) has artifacts"));
-        };
-        let image = registry.manifest(&image.to_string(), deadline)?;
         let text = trace.emit();
         let about = [(annotation::CREATED, created), (annotation::TITLE, "trace")];
         let artifact = Artifact {
@@ -73,8 +62,38 @@ impl RemoteImage {
             bytes: text.as_bytes(),
             annotations: about.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         };
-        Ok(registry.attach(&image, &artifact, deadline)?.to_string())
+        let digest = match (&self.place, &self.manifest) {
+            (Place::Registry(registry, _), Some(image)) => {
+                let image = registry.manifest(&image.to_string(), deadline)?;
+                registry.attach(&image, &artifact, deadline)?
+            }
+            (Place::Layout(layout, _), Some(image)) => {
+                let bytes = layout.blob_bytes(image, MANIFEST_LEN_MAX)?;
+                let manifest = layout.manifest(image)?;
+                let image = Fetched { digest: image.clone(), bytes, manifest };
+                layout.attach(&image, &artifact)?
+            }
+            _ => return Err(wrong("only an image in a registry or layout has artifacts")),
+        };
+        Ok(digest.to_string())
     }
+}
+
+/// Of artifacts the one that was made last.
+fn newest(found: &[Descriptor]) -> Result<Option<Digest>, FetchError> {
+    let made = |entry: &Descriptor| entry.annotations.get(annotation::CREATED).cloned();
+    // Times of RFC 3339 in UTC are in the order of their text; the last one if there are none.
+    Ok(found.iter().max_by_key(|entry| made(entry)).map(Descriptor::digest).transpose()?)
+}
+
+/// Where the trace of an artifact is.
+fn layer(manifest: &Manifest) -> Result<&Descriptor, FetchError> {
+    let is_trace = |layer: &&Descriptor| layer.media_type == media::TRACE;
+    manifest
+        .layers
+        .iter()
+        .find(is_trace)
+        .ok_or_else(|| wrong("an artifact that should be a trace has none in it"))
 }
 
 impl Place {
@@ -104,11 +123,11 @@ impl Place {
 }
 
 impl Trace {
-    /// The trace at a location: the file that it names, or the trace of the image in a registry that
-    /// it names.
+    /// The trace at a location: the file that it names, or the trace of the image in a registry or
+    /// layout that it names.
     pub fn fetch(location: &Location, options: &RemoteOptions) -> Result<Self, FetchError> {
         let remote = resolve(location, options)?;
-        if let Place::Registry(..) = remote.place {
+        if let Place::Registry(..) | Place::Layout(..) = remote.place {
             let found = remote.trace(options.deadline)?;
             return found.ok_or_else(|| {
                 let what = format!("{location}: no trace belongs to it");
