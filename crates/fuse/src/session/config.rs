@@ -71,6 +71,9 @@ pub struct SessionConfig {
     pub passthrough: bool,
     /// Deliver attributes with directory entries.
     pub readdirplus: bool,
+    /// With `readdirplus`: always, where otherwise the kernel decides; so listing a directory makes
+    /// the kernel know what is in it.
+    pub readdirplus_always: bool,
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
     pub clone_fd: bool,
     /// Ignore set-user-ID and set-group-ID bits. Always so for mounts by the helper.
@@ -105,6 +108,7 @@ impl Default for SessionConfig {
             direct_io: false,
             passthrough: false,
             readdirplus: true,
+            readdirplus_always: false,
             clone_fd: false,
             nosuid: true,
             nodev: true,
