@@ -11,7 +11,9 @@ use super::fs::DomainFs;
 use super::member::Member;
 use ferrofs_fuse::{Backings, Errno, Notifier, ReadOnlyFs, ReadRequest, SPARE_LEN};
 use ferrofs_image::{Inode, Nid};
+use ferrofs_linux::pagecache::cached_bytes;
 use rustix::fs::{Mode, OFlags};
+use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -52,6 +54,8 @@ struct State {
     /// Files that nobody had open at the time of the stamp, oldest first.
     idle: VecDeque<(Nid, u64)>,
     stamp: u64,
+    /// Threads that wait for what others make ready.
+    waiting: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,10 +79,14 @@ struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        let mut state = self.numbers.lock();
         if !self.kept {
-            self.numbers.lock().files.remove(&self.nid);
+            state.files.remove(&self.nid);
         }
-        self.numbers.changed.notify_all();
+        // A system call, which hardly anybody waits for.
+        if state.waiting > 0 {
+            self.numbers.changed.notify_all();
+        }
     }
 }
 
@@ -116,8 +124,10 @@ impl Numbers {
                         return Ok(*number);
                     }
                     Backed::Soon => {
+                        state.waiting += 1;
                         let waited = self.changed.wait(state);
                         state = waited.unwrap_or_else(PoisonError::into_inner);
+                        state.waiting -= 1;
                     }
                 },
                 Entry::Vacant(entry) => {
@@ -200,16 +210,34 @@ impl Numbers {
 
     /// Opens a file of the domain, and gets a number for it.
     fn number_of(&self, node: u64, size: u64) -> io::Result<i32> {
-        let content = self.content(node, size);
         let name = DomainFs::name_of(node);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.folder()?, name, flags, Mode::empty())?;
-        if let Some(content) = content {
-            // It is a gift: without it the kernel asks.
-            let _ = self.files.notifier.store(node, 0, &content);
+        // Bytes that are not here are not fetched before they are read.
+        if size <= GIVEN_MAX && self.member.blobs.is_empty() {
+            self.give(node, size, &file);
         }
         let session = self.session.get().ok_or(io::ErrorKind::NotConnected)?;
         session.open(&file)
+    }
+
+    /// Hands the content of a small file to the kernel, if it has nothing of it. A gift: what fails here
+    /// the kernel asks for when it is read.
+    fn give(&self, node: u64, size: u64, file: &OwnedFd) {
+        thread_local! {
+            static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        let Ok(len) = usize::try_from(size) else { return };
+        if cached_bytes(file).map_or(true, |cached| cached > 0) {
+            return;
+        }
+        ROOM.with_borrow_mut(|room| {
+            room.resize(GIVEN_MAX as usize + SPARE_LEN, 0);
+            let read = self.domain.read(&ReadRequest::new(node, 0, len), room);
+            if read == Ok(len) {
+                let _ = self.files.notifier.store(node, 0, &room[..len]);
+            }
+        });
     }
 
     /// The folder of the domain's files, held open so that no path is walked.
@@ -220,18 +248,5 @@ impl Numbers {
             let _ = self.folder.set(folder.into());
         }
         self.folder.get().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// What a file holds, if it is small and the kernel never had it. Nothing is fetched for this.
-    fn content(&self, node: u64, size: u64) -> Option<Vec<u8>> {
-        if size > GIVEN_MAX || !self.member.blobs.is_empty() || !self.domain.sharing.give_once(node)
-        {
-            return None;
-        }
-        let len = usize::try_from(size).ok()?;
-        let mut content = vec![0; len + SPARE_LEN];
-        let read = self.domain.read(&ReadRequest::new(node, 0, len), &mut content);
-        content.truncate(len);
-        (read == Ok(len)).then_some(content)
     }
 }

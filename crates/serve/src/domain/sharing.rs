@@ -71,8 +71,8 @@ struct State {
     /// The same by their places: directory by directory, as those read who read all.
     places: BTreeMap<u64, FileId>,
     next_place: u64,
-    /// Nodes whose content was given to the kernel once.
-    given: HashSet<u64>,
+    /// Nodes that were listed once, so that the kernel is likely to know them.
+    listed: HashSet<u64>,
     /// The nodes of files that share, and of those that never will.
     decided: HashMap<FileId, u64>,
     contents: HashMap<(Content, Attributes), Arc<SharedFile>>,
@@ -173,9 +173,10 @@ impl Sharing {
         self.lock().decided.get(&id).copied().or_else(|| id.node())
     }
 
-    /// Whether a node's content is to be given to the kernel: true the first time only.
-    pub(crate) fn give_once(&self, node: u64) -> bool {
-        self.lock().given.insert(node)
+    /// Takes note that nodes are listed; how many were not before.
+    pub(crate) fn list(&self, nodes: impl Iterator<Item = u64>) -> usize {
+        let mut state = self.lock();
+        nodes.filter(|node| state.listed.insert(*node)).count()
     }
 
     /// The node of a regular file, if it can be told without reading any; `None` if it shares, or may.
@@ -364,10 +365,10 @@ impl Sharing {
     /// Forgets an image that nobody uses any more. What others share with it stays theirs.
     pub(crate) fn remove(&self, slot: u16) {
         let mut state = self.lock();
-        let State { alike, files, decided, contents, nodes, places, given, .. } = &mut *state;
+        let State { alike, files, decided, contents, nodes, places, listed, .. } = &mut *state;
         files.retain(|id, _| id.slot != slot);
         places.retain(|_, id| id.slot != slot);
-        given.retain(|node| FileId::of(*node).is_some_and(|id| id.slot != slot));
+        listed.retain(|node| FileId::of(*node).is_some_and(|id| id.slot != slot));
         decided.retain(|id, _| id.slot != slot);
         alike.retain(|_, ids| {
             ids.retain(|id| id.slot != slot);
