@@ -247,6 +247,14 @@ class Tensorflow:
             argv = [python, "-m", "pip", "install", "-q", "--root-user-action=ignore", "--no-deps"]
             subprocess.run([*argv, "--target", partial, *cls.NEEDS], check=True)
             os.rename(partial, cls.needs)
+        # In memory before anybody is charged for it: the way that comes first would pay for all.
+        library = os.path.join(os.path.dirname(os.path.dirname(python)), "lib", f"python{cls.PYTHON}")
+        for folder in (cls.needs, library):
+            for root, _, names in os.walk(folder):
+                for name in names:
+                    with open(os.path.join(root, name), "rb") as file:
+                        while file.read(1 << 20):
+                            pass
 
     def served(self, group, root):
         # The tree first: what is imported must come from it.
