@@ -70,6 +70,8 @@ impl Server {
         let source = std::path::absolute(&spec.files.image).unwrap_or(spec.files.image);
         let mut config = spec.options.session(&source.to_string_lossy());
         config.follow_reader = true;
+        // For the files that are read ahead; the file system says which entries need none.
+        config.readdirplus_always = true;
         Self::share_heaps();
         // What can fail does before anything is mounted.
         let prepared = duties(&spec.options)?;

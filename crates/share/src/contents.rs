@@ -18,6 +18,7 @@
 mod add;
 mod error;
 mod folder;
+mod guard;
 mod hash;
 mod mount;
 mod scan;

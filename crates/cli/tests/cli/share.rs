@@ -443,6 +443,64 @@ fn fetch(mut domain: Domain) {
     assert!(size > 3_000_000);
 }
 
+/// Many small files, which are made ready ahead of those who read them in order, and of which only some
+/// stay ready.
+#[test]
+fn trees_of_small_files_are_right_in_any_order() {
+    let Some(mut domain) = Domain::by("passthrough", "small") else { return };
+    let tree = domain.scratch.tree();
+    let mut random = fastrand::Rng::with_seed(7);
+    for number in 0..900 {
+        let folder = tree.join(format!("many{}", number / 300));
+        std::fs::create_dir_all(&folder).unwrap();
+        // Few sizes, so that most have to be told apart by what they hold; one in nine is a copy.
+        let len = [1, 700, 4096, 5000, 9000, 40_000, 140_000][number % 7];
+        let mut seed = fastrand::Rng::with_seed((number - number % 9 % 2) as u64);
+        let bytes: Vec<u8> = std::iter::repeat_with(|| seed.u8(b'a'..=b'h')).take(len).collect();
+        std::fs::write(folder.join(format!("file{number:04}")), bytes).unwrap();
+    }
+    let other = domain.copy("other");
+    std::fs::write(other.join("many1/file0400"), "not what the first has").unwrap();
+    let a = domain.image(&tree, "a.erofs", "-z lz4 -C 64K");
+    let b = domain.image(&other, "b.erofs", "-z zstd");
+    let (one, two) = (domain.mount(&a, ""), domain.mount(&b, ""));
+    let mut files: Vec<PathBuf> = (0..900)
+        .map(|number| PathBuf::from(format!("many{}/file{number:04}", number / 300)))
+        .collect();
+    let same = |tree: &Path, mounted: &Path, files: &[PathBuf]| {
+        for file in files {
+            let (expected, found) =
+                (std::fs::read(tree.join(file)), std::fs::read(mounted.join(file)));
+            assert!(expected.unwrap() == found.unwrap(), "{}", file.display());
+        }
+    };
+    same(&tree, &one, &files);
+    same(&other, &two, &files);
+    for file in &files {
+        assert_eq!(cached(&one.join(file)), 0, "{} is the domain's", file.display());
+    }
+    // All but the one that differs, and those of the tree that every test has.
+    let shared = domain.stats()["files"].as_u64().unwrap();
+    assert!(shared >= 2 * 899, "{shared} files share");
+    random.shuffle(&mut files);
+    std::thread::scope(|scope| {
+        for part in files.chunks(225) {
+            scope.spawn(|| {
+                same(&tree, &one, part);
+                same(&other, &two, part);
+            });
+        }
+        // Beside those, somebody in order.
+        scope.spawn(|| {
+            let mut files = files.clone();
+            files.sort();
+            same(&tree, &one, &files);
+        });
+    });
+    assert_same(&tree, &one);
+    assert_same(&other, &two);
+}
+
 #[test]
 fn domains_share_nothing() {
     let (Some(mut one), Some(mut two)) = (Domain::new("one"), Domain::new("two")) else { return };

@@ -71,6 +71,9 @@ pub struct SessionConfig {
     pub passthrough: bool,
     /// Deliver attributes with directory entries.
     pub readdirplus: bool,
+    /// With `readdirplus`: always, where otherwise the kernel decides; so listing a directory makes
+    /// the kernel know what is in it.
+    pub readdirplus_always: bool,
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
     pub clone_fd: bool,
     /// Keep a lone worker on the processor of a lone reader of small files. Only for file systems that
@@ -108,6 +111,7 @@ impl Default for SessionConfig {
             direct_io: false,
             passthrough: false,
             readdirplus: true,
+            readdirplus_always: false,
             clone_fd: false,
             follow_reader: false,
             nosuid: true,

@@ -178,8 +178,10 @@ pub(super) fn negotiate(
         // A request sent again is answered again: everything here can be repeated.
         | init::HAS_RESEND;
     if config.readdirplus {
-        // Not `READDIRPLUS_AUTO`: the file system says which entries go with attributes.
         wanted |= init::DO_READDIRPLUS;
+        if !config.readdirplus_always {
+            wanted |= init::READDIRPLUS_AUTO;
+        }
     }
     if config.posix_acl {
         wanted |= init::POSIX_ACL;

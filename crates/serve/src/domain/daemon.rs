@@ -5,7 +5,8 @@
 //! caches are kept. Invariants: an image leaves only when the kernel has forgotten its root, so never
 //! under somebody; what one client asks holds up no reader.
 
-use super::fs::DomainFs;
+use super::backing::DomainFiles;
+use super::fs::{DomainFs, FILES};
 use super::member::{Member, MemberSpec};
 use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism};
 use super::view::{ViewServer, probe};
@@ -106,7 +107,9 @@ impl Domain {
         let by_content = spec.mechanism == Mechanism::Passthrough;
         let fs = Arc::new(DomainFs::new(spec.trust, by_content));
         let config = MountOptions::default().session(&format!("ferrofs-domain:{}", spec.name));
-        let config = SessionConfig { threads_max: THREADS_MAX, ..config };
+        // By listing its files the server has the kernel know them (`ahead`); nobody else lists.
+        let readdirplus_always = by_content;
+        let config = SessionConfig { threads_max: THREADS_MAX, readdirplus_always, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
         let socket = spec.folder.join("socket");
@@ -328,7 +331,11 @@ impl Domain {
         make_folder(&target).map_err(fail)?;
         let (fs, member) = (Arc::clone(&self.fs), Arc::clone(member));
         let slot = member.slot;
-        let view = ViewServer::start(fs, member, self.spec.folder.join("tree"), &target)?;
+        let files = DomainFiles {
+            folder: self.spec.folder.join("tree").join(FILES),
+            notifier: self.session.notifier(),
+        };
+        let view = ViewServer::start(fs, member, files, &target)?;
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, view);
         Ok(())
     }
@@ -425,9 +432,9 @@ impl Domain {
 
     /// What the kernel has in memory of shared contents.
     fn memory_bytes(&self) -> u64 {
-        let tree = self.spec.folder.join("tree");
+        let files = self.spec.folder.join("tree").join(FILES);
         let cached = |node: u64| {
-            let file = std::fs::File::open(tree.join(DomainFs::name_of(node))).ok()?;
+            let file = std::fs::File::open(files.join(DomainFs::name_of(node))).ok()?;
             ferrofs_linux::pagecache::cached_bytes(&file).ok()
         };
         // What cannot be opened has left a moment ago.
@@ -484,6 +491,7 @@ fn count(fs: &DomainFs, member: &Arc<Member>) {
     while let Some(nid) = pending.pop() {
         let Ok(directory) = image.inode(nid) else { continue };
         let Ok(directory) = image.directory(&directory) else { continue };
+        let first = pending.len();
         let walked = directory.walk(0, |entry, _| {
             // Hard links, and directories in circles: there are no more inodes than the image has
             // room for.
@@ -506,6 +514,8 @@ fn count(fs: &DomainFs, member: &Arc<Member>) {
         if left == 0 {
             return;
         }
+        // In the order of names, in which trees are read: files are prepared ahead in it.
+        pending[first..].reverse();
         if let Err(error) = walked {
             tracing::warn!(nid = nid.0, %error, "a directory cannot be read");
         }

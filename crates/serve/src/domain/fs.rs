@@ -7,7 +7,7 @@
 use super::member::Member;
 use super::nodes::FileId;
 use super::shared::SharedFile;
-use super::sharing::Sharing;
+use super::sharing::{Placed, Sharing};
 use ferrofs_format::inode::FileType;
 use ferrofs_fuse::{
     Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs, Whence,
@@ -17,12 +17,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
+/// The folder in the topmost one by which the server itself finds files, by [`DomainFs::name_of`]. It
+/// is not listed there.
+pub(crate) const FILES: &str = "files";
+/// Its node. No image has the number that this would be of.
+const FILES_NODE: u64 = 2;
+
 /// All images of a domain.
 #[derive(Debug)]
 pub(crate) struct DomainFs {
     members: RwLock<BTreeMap<u16, Arc<Member>>>,
     pub(crate) sharing: Sharing,
 }
+
+/// Files that are looked up at once for a listing.
+const LISTED: usize = 64;
 
 /// What a node is.
 enum Place {
@@ -84,7 +93,7 @@ impl DomainFs {
         member.root_references.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The name in the topmost folder by which the server itself finds a file. It is not listed.
+    /// The name in [`FILES`] by which the server itself finds a file.
     pub(crate) fn name_of(node: u64) -> String {
         format!("node-{node:016x}")
     }
@@ -100,9 +109,27 @@ impl DomainFs {
         regular.then_some(Entry { node, attr })
     }
 
+    /// Lists the files of all images by their places, those before `cookie` left out.
+    fn list_files(&self, cookie: u64, sink: &mut dyn FnMut(&DirEntry<'_>) -> bool) {
+        let mut from = cookie;
+        loop {
+            let found = self.sharing.placed(from, LISTED);
+            let Some(last) = found.last() else { return };
+            from = last.place + 1;
+            for Placed { place, id } in found {
+                let Some(node) = self.sharing.node_now(id) else { continue };
+                let name = Self::name_of(node);
+                let (name, kind) = (name.as_bytes(), FileKind::Regular);
+                if !sink(&DirEntry { node, ino: node, cookie: place + 1, kind, name }) {
+                    return;
+                }
+            }
+        }
+    }
+
     fn lookup_image(&self, name: &[u8]) -> Result<Entry, Errno> {
-        if let Some(entry) = self.lookup_node(name) {
-            return Ok(entry);
+        if name == FILES.as_bytes() {
+            return Ok(Entry { node: FILES_NODE, attr: self.getattr(FILES_NODE)? });
         }
         let slot: Option<u16> = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
         let member = slot.and_then(|slot| self.member(slot).ok()).ok_or(Errno::NOENT)?;
@@ -123,6 +150,9 @@ impl ReadOnlyFs for DomainFs {
         if parent == ROOT_NODE {
             return self.lookup_image(name);
         }
+        if parent == FILES_NODE {
+            return self.lookup_node(name).ok_or(Errno::NOENT);
+        }
         let (member, nid) = self.any(parent)?;
         let found = member.fs.lookup(member.inner(nid), name)?;
         let nid = member.nid(found.node);
@@ -138,9 +168,9 @@ impl ReadOnlyFs for DomainFs {
     }
 
     fn getattr(&self, node: u64) -> Result<Attr, Errno> {
-        if node == ROOT_NODE {
+        if matches!(node, ROOT_NODE | FILES_NODE) {
             return Ok(Attr {
-                ino: ROOT_NODE,
+                ino: node,
                 mode: 0o40555,
                 nlink: 2,
                 blksize: 4096,
@@ -187,6 +217,10 @@ impl ReadOnlyFs for DomainFs {
             }
             return Ok(());
         }
+        if node == FILES_NODE {
+            self.list_files(cookie, sink);
+            return Ok(());
+        }
         let (member, nid) = self.any(node)?;
         let root = member.image().root();
         member.fs.readdir(member.inner(nid), cookie, &mut |entry| {
@@ -213,7 +247,7 @@ impl ReadOnlyFs for DomainFs {
     }
 
     fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {
-        if node == ROOT_NODE {
+        if matches!(node, ROOT_NODE | FILES_NODE) {
             return Err(Errno::NODATA);
         }
         let (member, nid) = self.any(node)?;
@@ -221,7 +255,7 @@ impl ReadOnlyFs for DomainFs {
     }
 
     fn listxattr(&self, node: u64, names: &mut Vec<u8>) -> Result<(), Errno> {
-        if node == ROOT_NODE {
+        if matches!(node, ROOT_NODE | FILES_NODE) {
             return Ok(());
         }
         let (member, nid) = self.any(node)?;

@@ -7,11 +7,13 @@
 //! system ([`Mechanism::Superblock`]), or as a file system of its own whose files are opened as those of
 //! the first (`view`, [`Mechanism::Passthrough`]), which shares content of other attributes, too. The
 //! modules: `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
-//! what is one node, `shared` reads it, `member` is an image.
+//! what is one node, `shared` reads it, `member` is an image, `backing` and `ahead` have files of views ready.
 //!
 //! Invariants: domains are processes and file systems of their own, so nothing is shared between
 //! them; what an image says of its content never decides what another image's users read.
 
+mod ahead;
+mod backing;
 mod client;
 mod content;
 mod daemon;

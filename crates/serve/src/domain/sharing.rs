@@ -13,7 +13,7 @@ use super::nodes::FileId;
 use super::shared::SharedFile;
 use ferrofs_fuse::{Attr, Errno};
 use ferrofs_image::Inode;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -42,6 +42,15 @@ struct Known {
     proof: Arc<Mutex<Proven>>,
     /// Hash of its first and last bytes: what rules out most files that are only as long.
     sample: Arc<OnceLock<[u8; 32]>>,
+    /// Its place among all files, in the order in which they were met.
+    place: u64,
+}
+
+/// A file and its place among all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) place: u64,
+    pub(crate) id: FileId,
 }
 
 /// How far a file is known. The lock is held while it is hashed, so that it is hashed once.
@@ -59,6 +68,11 @@ struct State {
     /// Files that may be equal: by size and attributes.
     alike: HashMap<(u64, Attributes), Vec<FileId>>,
     files: HashMap<FileId, Known>,
+    /// The same by their places: directory by directory, as those read who read all.
+    places: BTreeMap<u64, FileId>,
+    next_place: u64,
+    /// Nodes that were listed once, so that the kernel is likely to know them.
+    listed: HashSet<u64>,
     /// The nodes of files that share, and of those that never will.
     decided: HashMap<FileId, u64>,
     contents: HashMap<(Content, Attributes), Arc<SharedFile>>,
@@ -126,14 +140,43 @@ impl Sharing {
             claim: claim(image, inode).map_err(fail)?,
             proof: Arc::default(),
             sample: Arc::default(),
+            place: 0,
         };
         let id = member.id(inode.nid);
         let key = (inode.size, known.attributes);
         let mut state = self.lock();
-        if state.files.insert(id, known).is_none() {
+        // Two may have met it at a time.
+        if !state.files.contains_key(&id) {
+            let place = state.next_place;
+            state.next_place += 1;
+            state.files.insert(id, Known { place, ..known });
+            state.places.insert(place, id);
             state.alike.entry(key).or_default().push(id);
         }
         Ok(())
+    }
+
+    /// The place of a file among all.
+    pub(crate) fn place(&self, id: FileId) -> Option<u64> {
+        self.lock().files.get(&id).map(|known| known.place)
+    }
+
+    /// Up to `count` files from a place on.
+    pub(crate) fn placed(&self, from: u64, count: usize) -> Vec<Placed> {
+        let state = self.lock();
+        let found = state.places.range(from..).take(count);
+        found.map(|(&place, &id)| Placed { place, id }).collect()
+    }
+
+    /// The node of a file as far as it is decided; else its own.
+    pub(crate) fn node_now(&self, id: FileId) -> Option<u64> {
+        self.lock().decided.get(&id).copied().or_else(|| id.node())
+    }
+
+    /// Takes note that nodes are listed; how many were not before.
+    pub(crate) fn list(&self, nodes: impl Iterator<Item = u64>) -> usize {
+        let mut state = self.lock();
+        nodes.filter(|node| state.listed.insert(*node)).count()
     }
 
     /// The node of a regular file, if it can be told without reading any; `None` if it shares, or may.
@@ -322,8 +365,10 @@ impl Sharing {
     /// Forgets an image that nobody uses any more. What others share with it stays theirs.
     pub(crate) fn remove(&self, slot: u16) {
         let mut state = self.lock();
-        let State { alike, files, decided, contents, nodes } = &mut *state;
+        let State { alike, files, decided, contents, nodes, places, listed, .. } = &mut *state;
         files.retain(|id, _| id.slot != slot);
+        places.retain(|_, id| id.slot != slot);
+        listed.retain(|node| FileId::of(*node).is_some_and(|id| id.slot != slot));
         decided.retain(|id, _| id.slot != slot);
         alike.retain(|_, ids| {
             ids.retain(|id| id.slot != slot);

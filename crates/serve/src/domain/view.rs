@@ -4,35 +4,30 @@
 //!
 //! A file is opened as the domain's file of that content, by FUSE passthrough; so equal content is in
 //! memory once whatever its modes, owners and times. Content there is decoded when it is read, like
-//! any other: the kernel maps no page that was not. Invariant: all who have a file open at a time have
-//! the same one behind it.
+//! any other: the kernel maps no page that was not. Which file that is, `backing` knows.
 
+use super::ahead::Ahead;
+use super::backing::{DomainFiles, Numbers};
 use super::daemon::THREADS_MAX;
 use super::fs::DomainFs;
 use super::member::Member;
 use crate::{MountOptions, Result};
 use ferrofs_format::inode::FileType;
 use ferrofs_fuse::{
-    Attr, Backings, DirEntry, Entry, Errno, OpenAs, ReadOnlyFs, ReadRequest, Session,
-    SessionConfig, StatFs, Whence,
+    Attr, DirEntry, Entry, Errno, OpenAs, ReadOnlyFs, ReadRequest, Session, SessionConfig, StatFs,
+    Whence,
 };
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// The file system.
 #[derive(Debug)]
 struct View {
     domain: Arc<DomainFs>,
     member: Arc<Member>,
-    /// Where the domain's files are.
-    tree: PathBuf,
-    backings: OnceLock<Backings>,
-    /// By node: the number of what it is opened as, and how often it is open.
-    open: Mutex<HashMap<u64, (i32, u64)>>,
+    numbers: Arc<Numbers>,
+    ahead: OnceLock<Ahead>,
 }
 
 /// A view that is served.
@@ -47,21 +42,24 @@ impl ViewServer {
     pub(crate) fn start(
         domain: Arc<DomainFs>,
         member: Arc<Member>,
-        tree: PathBuf,
+        files: DomainFiles,
         target: &Path,
     ) -> Result<Self> {
         let config = MountOptions::default().session(&member.spec.image.to_string_lossy());
-        let view = Arc::new(View {
-            domain,
-            member,
-            tree,
-            backings: OnceLock::new(),
-            open: Mutex::default(),
-        });
+        let numbers = Numbers::new(Arc::clone(&domain), Arc::clone(&member), files);
+        let numbers = Arc::new(numbers);
+        let ahead = OnceLock::new();
+        let view = Arc::new(View { domain, member, numbers, ahead });
         let config = SessionConfig { passthrough: true, threads_max: THREADS_MAX, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&view) as _, target, config)?);
         // Nobody has asked yet: requests are answered from here on.
-        let _ = view.backings.set(session.notifier().backings());
+        view.numbers.begin(session.notifier().backings());
+        // What is not here is not read because it may be wanted.
+        if view.member.blobs.is_empty() {
+            let ahead = Ahead::start(&view.domain, &view.member, &view.numbers);
+            // Without it there is only more to wait for.
+            let _ = ahead.map(|ahead| view.ahead.set(ahead));
+        }
         let ended = Arc::new(AtomicBool::new(false));
         let server = Self { session: Arc::clone(&session), ended: Arc::clone(&ended) };
         let thread = std::thread::Builder::new().name(String::from("view"));
@@ -160,48 +158,13 @@ impl ReadOnlyFs for View {
         if inode.file_type != FileType::Regular || inode.size == 0 {
             return Ok(OpenAs::Itself);
         }
-        let backings = self.backings.get().ok_or(Errno::AGAIN)?;
-        {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((id, count)) = open.get_mut(&node) {
-                *count += 1;
-                return Ok(OpenAs::Backing(*id));
-            }
+        if let Some(ahead) = self.ahead.get() {
+            ahead.note(&self.domain.sharing, self.member.id(nid));
         }
-        // Without the lock: content may have to be hashed first.
-        let content = self.domain.sharing.resolve(&self.member, &inode)?;
-        let path = self.tree.join(DomainFs::name_of(content));
-        let id = File::open(path).and_then(|file| backings.open(&file)).map_err(|error| {
-            tracing::warn!(nid = nid.0, %error, "cannot be opened as the domain's file");
-            Errno::from(error)
-        })?;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.entry(node) {
-            Slot::Occupied(mut entry) => {
-                // Somebody was faster.
-                let _ = backings.close(id);
-                let (id, count) = entry.get_mut();
-                *count += 1;
-                Ok(OpenAs::Backing(*id))
-            }
-            Slot::Vacant(entry) => {
-                entry.insert((id, 1));
-                Ok(OpenAs::Backing(id))
-            }
-        }
+        self.numbers.open(&inode).map(OpenAs::Backing)
     }
 
     fn release(&self, node: u64) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((id, count)) = open.get_mut(&node) else { return };
-        *count -= 1;
-        if *count == 0 {
-            let id = *id;
-            open.remove(&node);
-            if let Some(backings) = self.backings.get() {
-                // Fails only when the session has ended, and all its numbers with it.
-                let _ = backings.close(id);
-            }
-        }
+        self.numbers.release(self.member.nid(node));
     }
 }

@@ -16,7 +16,7 @@ use ferrofs_image::{Image, InodeDigest, Nid};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
-use super::{ContentStore, Error, Input, Result, StoreOptions};
+use super::{ContentStore, Error, Input, Result, StoreOptions, guard};
 
 const SUFFIX: &str = "erofs";
 /// Of files that are not complete.
@@ -327,6 +327,7 @@ fn sync(folder: &Path) -> Result<()> {
 }
 
 fn remove_file(path: &Path) -> Result<()> {
+    guard::release(path)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io("remove", path, error))

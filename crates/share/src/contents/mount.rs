@@ -6,9 +6,9 @@
 //! but only until the overlay holds it. So unmounting an image is unmounting the overlay, whoever
 //! does that.
 //!
-//! A store is looked at whenever an image is mounted: one whose length has changed is refused. Nobody
-//! guards those that are mounted already: if root cuts one off, Linux 6.18 gives errors for some of
-//! what is gone, and zeros for the rest.
+//! A store is looked at whenever an image is mounted: one whose length has changed is refused. Before
+//! that it is made immutable (`guard`), for if one that is mounted is cut off, Linux 6.18 gives errors
+//! for some of what is gone, and zeros for the rest.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,7 +19,7 @@ use ferrofs_linux::{
 };
 
 use super::folder::{self, Lock};
-use super::{ContentStore, Error, ImageId, Result, StoreId};
+use super::{ContentStore, Error, ImageId, Result, StoreId, guard};
 
 /// What overlays of ours are called in the list of mounts.
 const SOURCE: &str = "ferrofs-share";
@@ -32,6 +32,7 @@ impl ContentStore {
         self.unmount_metadata(&lock)?;
         let stores = self.stores_of(id)?;
         let image = self.image_path(id);
+        guard::guard(&image)?;
         // Its length is right, or this fails.
         folder::open(&image)?;
         if stores.is_empty() {
@@ -55,7 +56,8 @@ impl ContentStore {
         Ok(mounted?)
     }
 
-    /// Unmounts stores that no overlay uses, and gives their memory back. Says how many.
+    /// Unmounts stores that no overlay uses, and gives their memory back. Says how many. What is not
+    /// mounted then is not immutable any more.
     pub fn prune(&self) -> Result<u64> {
         let lock = self.lock()?;
         self.unmount_metadata(&lock)?;
@@ -73,6 +75,7 @@ impl ContentStore {
                 pruned += 1;
             }
         }
+        self.release_unmounted()?;
         // Those in use are not empty.
         for folder in fs::read_dir(&stores).into_iter().flatten().flatten() {
             let _ = fs::remove_dir(folder.path());
@@ -83,9 +86,34 @@ impl ContentStore {
         Ok(pruned)
     }
 
+    /// Lets all files be changed that nothing is mounted from.
+    fn release_unmounted(&self) -> Result<()> {
+        let mounts = mounts()?;
+        for id in self.stores()? {
+            let place = self.run.join("stores").join(id.to_string());
+            if mounts.iter().all(|entry| entry.target != place) {
+                guard::release(&self.store_path(id))?;
+            }
+        }
+        for id in self.images()? {
+            let path = self.image_path(id);
+            let layer = self.run.join("images").join(id.to_string());
+            let option = format!("lowerdir+={}", layer.display());
+            let uses = |entry: &mountinfo::MountEntry| {
+                // Images without content are mounted as they are.
+                entry.source == path || entry.super_options.split(',').any(|part| part == option)
+            };
+            if !mounts.iter().any(uses) {
+                guard::release(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The place where a store is mounted.
     fn mount_store(&self, id: StoreId) -> Result<PathBuf> {
         let path = self.store_path(id);
+        guard::guard(&path)?;
         folder::open(&path)?;
         let place = self.run.join("stores").join(id.to_string());
         let mounted = mounts()?.into_iter().any(|entry| entry.target == place);

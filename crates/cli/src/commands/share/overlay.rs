@@ -60,7 +60,11 @@ pub(crate) fn overlay(
     let store = open(place.domain, place.folder, settings)?;
     let added = store.add(&input)?;
     store.mount(added.image, target, flags)?;
-    let how = format!("mounted by overlayfs over the content store of {}", place.domain);
+    let mut how = format!("mounted by overlayfs over the content store of {}", place.domain);
+    if !store.is_guarded(added.image)? {
+        // Who cuts one off makes zeros of what was in it.
+        how.push_str(" (which can be changed: its file system has no immutable files)");
+    }
     Ok(if added.known {
         format!("{how}, which had the image")
     } else {

@@ -2,13 +2,14 @@
 //! Images that lie about their contents, and stores that were damaged.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 
 use ferrofs_build::BuildOptions;
 use ferrofs_linux::{MountFlags, UnmountFlags};
 use sha2::{Digest, Sha256};
 
 use super::place::{Place, file, unable};
-use crate::contents::{ContentStore, Input, StoreOptions};
+use crate::contents::{ContentStore, Input, StoreOptions, guard};
 
 const GOOD: &[u8] = b"what the good image has in its file";
 const EVIL: &[u8] = b"what the evil image puts in its place";
@@ -102,6 +103,8 @@ fn damaged_stores_are_not_mounted() {
     let mount = place.shared(&domain, &image);
     let id = domain.identify(&image).unwrap();
     let store = domain.store_path(domain.stores().unwrap()[0]);
+    // As root who means it.
+    guard::release(&store).unwrap();
     // Deleted: the mount has it still.
     fs::rename(&store, place.path("deleted")).unwrap();
     assert!(domain.mount(id, &place.target(), MountFlags::default()).is_err());
@@ -111,9 +114,69 @@ fn damaged_stores_are_not_mounted() {
     let backing = OpenOptions::new().write(true).open(&store).unwrap();
     let len = backing.metadata().unwrap().len();
     for wrong in [len - 1, len / 2, 4096, 0, len + 4096] {
+        guard::release(&store).unwrap();
         backing.set_len(wrong).unwrap();
         let error = domain.mount(id, &place.target(), MountFlags::default()).unwrap_err();
         println!("{wrong} of {len} bytes: {error}");
     }
     ferrofs_linux::unmount(&mount, UnmountFlags::default()).unwrap();
+}
+
+/// What the kernel would show zeros for, were it gone, cannot go.
+#[test]
+fn what_is_mounted_cannot_be_cut_off() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    let place = Place::new();
+    let noise: Vec<u8> = (0..100_000u32).flat_map(|n| Sha256::digest(n.to_le_bytes())).collect();
+    let image = place.image("one", |root| file(root, "noise", &noise));
+    let domain = place.domain("app");
+    let id = domain.add(&image).unwrap().image;
+    let files = [domain.store_path(domain.stores().unwrap()[0]), domain.image_path(id)];
+    // Somebody may have had them open before they were mounted.
+    let open = |path| OpenOptions::new().write(true).open(path).unwrap();
+    let early = files.each_ref().map(open);
+    let mount = place.shared(&domain, &image);
+    if !domain.is_guarded(id).unwrap() {
+        println!("skipped: the file system has no immutable files");
+        return;
+    }
+    for (path, early) in files.iter().zip(&early) {
+        let denied = |result: std::io::Result<()>| {
+            let error = result.expect_err(&format!("{}", path.display()));
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        };
+        denied(early.set_len(8192));
+        denied(early.write_all_at(b"other", 4096));
+        denied(OpenOptions::new().write(true).truncate(true).open(path).map(|_| ()));
+        denied(fs::remove_file(path));
+        denied(fs::rename(path, place.path("elsewhere")));
+    }
+    assert!(fs::read(mount.join("noise")).unwrap() == noise);
+    // As long as the store is mounted, which is longer than the image is.
+    assert_eq!(domain.prune().unwrap(), 0);
+    assert!(domain.is_guarded(id).unwrap());
+    ferrofs_linux::unmount(&mount, UnmountFlags::default()).unwrap();
+    assert!(domain.is_guarded(id).unwrap());
+    assert_eq!(domain.prune().unwrap(), 1);
+    assert!(!domain.is_guarded(id).unwrap());
+    files.iter().for_each(|path| fs::remove_file(path).unwrap());
+}
+
+/// Removing an image that is mounted leaves its mount what it was.
+#[test]
+fn guarded_images_can_be_removed() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    let place = Place::new();
+    let image = place.image("one", |root| file(root, "f", GOOD));
+    let domain = place.domain("app");
+    let mount = place.shared(&domain, &image);
+    domain.remove(domain.identify(&image).unwrap()).unwrap();
+    assert!(domain.stores().unwrap().is_empty() && domain.images().unwrap().is_empty());
+    assert_eq!(fs::read(mount.join("f")).unwrap(), GOOD);
 }
