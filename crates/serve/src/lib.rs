@@ -35,8 +35,8 @@ mod worker;
 
 pub use control::remount;
 pub use domain::{
-    DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, domain_stats,
-    domains_running, mount_shared, serve_domain, stop_domain,
+    DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, SharedMount,
+    domain_stats, domains_running, mount_shared, serve_domain, stop_domain,
 };
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};

@@ -21,6 +21,7 @@ mod folder;
 mod hash;
 mod mount;
 mod scan;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use ferrofs_build::{Compression, Method};
 pub use add::Added;
 pub use error::{Error, Result};
 pub use folder::{ImageId, Removed, StoreId};
+pub use stats::{Found, StoreStats, StoredImage};
 
 /// How a domain works.
 #[derive(Clone, Debug)]

@@ -112,6 +112,12 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
     };
     if let Some(domain) = args.share.as_deref().filter(|_| args.share_by == ShareBy::Overlay) {
+        if args.share_keep.is_some() {
+            return Err(Advice::error(
+                "--share-keep: mounts by overlayfs do not have it",
+                "what was read of content stores stays in memory until `ferrofs share prune DOMAIN`",
+            ));
+        }
         let place = overlay::Place {
             domain,
             folder: args.share_dir.as_deref(),
@@ -210,7 +216,9 @@ fn mount_shared(
         ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
     };
     if !by_kernel {
-        running.tell(&ferrofs_serve::mount_shared(&spec, share)?);
+        let mounted = ferrofs_serve::mount_shared(&spec, share)?;
+        running.tell(&mounted.chosen);
+        running.tell_more(mounted.metrics, &mounted.notes);
         return Ok(0);
     }
     if !share.trust_digests {

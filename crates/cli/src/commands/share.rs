@@ -11,8 +11,10 @@ use crate::args::{ShareArgs, ShareCommand};
 pub(crate) fn run(args: &ShareArgs) -> anyhow::Result<u8> {
     match &args.command {
         ShareCommand::Estimate(args) => return estimate::run(args),
-        ShareCommand::Ls { json } => domain::list(*json)?,
-        ShareCommand::Stat { domain, json } => domain::stat(domain, *json)?,
+        ShareCommand::Ls { json, share_dir } => domain::list(*json, share_dir.as_deref())?,
+        ShareCommand::Stat { domain, json, share_dir } => {
+            domain::stat(domain, *json, share_dir.as_deref())?;
+        }
         ShareCommand::Prune { domain, share_dir } => overlay::prune(domain, share_dir.as_deref())?,
         ShareCommand::Rm { domain, image, share_dir } => {
             overlay::remove(domain, share_dir.as_deref(), image)?;

@@ -11,6 +11,7 @@ mod look;
 mod mount;
 mod personality;
 mod share;
+mod sight;
 mod soak;
 mod survive;
 mod trace;

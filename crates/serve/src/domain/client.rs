@@ -6,12 +6,14 @@
 use super::daemon::DOMAIN_COMMAND;
 use super::member::MemberSpec;
 use super::message::{Added, DomainCommand, DomainSpec, DomainStats, Mechanism, ask};
+use super::sight::SightSpec;
 use crate::control::{connect, folder_of_root, make_folder};
 use crate::{Chosen, Error, Method, MountSpec, Result};
 use ferrofs_linux::UnmountFlags;
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,8 +40,20 @@ pub struct ShareSpec {
     pub keep_seconds: Option<u64>,
 }
 
+/// An image mounted in a domain.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SharedMount {
+    /// How, and why so.
+    pub chosen: Chosen,
+    /// Where its metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
+    /// What does not work though it is mounted.
+    pub notes: Vec<String>,
+}
+
 /// Mounts an image in a domain: by its server, as one of its images.
-pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
+pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<SharedMount> {
     if !rustix::process::geteuid().is_root() {
         let what = "mounting a part of another mount needs root";
         return Err(Error::Option { option: String::from("--share"), what });
@@ -57,11 +71,13 @@ pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|errno| fail("lock the domain")(errno.into()))?;
     let keep_seconds = share.keep_seconds;
+    let sight = sight_spec(spec)?;
     let command = DomainCommand::Add {
         image: Box::new(image),
         mechanism: share.mechanism,
         trust: share.trust_digests,
         keep_seconds,
+        sight,
     };
     let running = connect(&folder.join("socket"));
     let asked = running.ok().map(|stream| ask(&stream, &folder, &command));
@@ -75,7 +91,8 @@ pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
     drop(lock);
     let tree = folder.join(&added.tree);
     ferrofs_linux::mount_tree(&tree, &spec.target, spec.options.kernel_flags())?;
-    Ok(Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) })
+    let chosen = Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) };
+    Ok(SharedMount { chosen, metrics: added.metrics, notes: added.notes })
 }
 
 fn describe(added: &Added) -> String {
@@ -94,6 +111,20 @@ fn describe(added: &Added) -> String {
         text = format!("{text}; {more:.1} MiB are equal but for mode, owner, time or attributes");
     }
     text
+}
+
+fn sight_spec(spec: &MountSpec) -> Result<SightSpec> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| Error::Open { path: path.to_owned(), error })
+    };
+    let fuse = &spec.options.fuse;
+    let metrics_file = match &fuse.metrics_file {
+        Some((path, interval)) => Some((absolute(path)?, *interval)),
+        None => None,
+    };
+    // As the kernel will show it.
+    let target = spec.target.canonicalize().or_else(|_| absolute(&spec.target))?;
+    Ok(SightSpec { target, metrics: fuse.metrics, metrics_file })
 }
 
 fn member_spec(spec: &MountSpec) -> Result<MemberSpec> {

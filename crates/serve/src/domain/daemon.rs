@@ -8,6 +8,7 @@
 use super::fs::DomainFs;
 use super::member::{Member, MemberSpec};
 use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism};
+use super::sight::{self, Sight, SightSpec};
 use super::view::{ViewServer, probe};
 use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
 use crate::{EngineConfig, Error, MountOptions, Result, lazy};
@@ -55,6 +56,8 @@ struct Domain {
     clients: AtomicUsize,
     /// Images that are file systems of their own.
     views: Mutex<BTreeMap<u16, ViewServer>>,
+    /// What answers `ctl`, and serves metrics, of each image.
+    sights: Mutex<BTreeMap<u16, Vec<sight::Seen>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,6 +133,7 @@ impl Domain {
             seen: Mutex::default(),
             clients: AtomicUsize::new(0),
             views: Mutex::default(),
+            sights: Mutex::default(),
         };
         Ok((Arc::new(domain), listener))
     }
@@ -249,7 +253,7 @@ impl Domain {
                 *stop = true;
                 Ok(serde_json::Value::Null)
             }
-            DomainCommand::Add { image, mechanism, trust, keep_seconds } => {
+            DomainCommand::Add { image, mechanism, trust, keep_seconds, sight } => {
                 if mechanism != Mechanism::Auto && mechanism != self.spec.mechanism {
                     let text = format!("the domain shares by {}", self.spec.mechanism);
                     return Err(Refusal(text));
@@ -261,7 +265,7 @@ impl Domain {
                 if let Some(seconds) = keep_seconds {
                     self.keep_seconds.store(seconds, Ordering::Relaxed);
                 }
-                let added = self.add(*image).map_err(|error| Refusal(error.to_string()))?;
+                let added = self.add(*image, sight).map_err(|error| Refusal(error.to_string()))?;
                 serde_json::to_value(added).map_err(refuse)
             }
         }
@@ -272,14 +276,21 @@ impl Domain {
         seen.insert(slot, Seen { at: Instant::now(), mounted });
     }
 
-    fn add(&self, image: MemberSpec) -> Result<Added> {
+    fn add(&self, image: MemberSpec, sight: SightSpec) -> Result<Added> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.fs.members();
         if let Some(member) = members.iter().find(|member| member.is(&image)) {
             self.see(member.slot, false);
-            let (tree, images) = (self.tree_of(member.slot), members.len());
-            return Ok(Added { tree, again: true, images, stats: self.stats() });
+            if sight.metrics.is_none() && sight.metrics_file.is_none() {
+                return Ok(self.added(member.slot, true));
+            }
+            let sight = sight.prepare()?;
+            // Its socket is there; further metrics come in addition to those that are.
+            self.show(member, sight, false)?;
+            return Ok(self.added(member.slot, true));
         }
+        // What can fail does before anything is changed.
+        let sight = sight.prepare()?;
         let slot = *next;
         let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
         let cache_bytes = self.spec.cache_bytes / (members.len() as u64 + 1);
@@ -287,7 +298,7 @@ impl Domain {
         let member = Arc::new(Member::open(slot, image, config)?);
         *next = after;
         for other in &members {
-            other.fs.engine().set_cache_bytes(cache_bytes);
+            other.give_cache(cache_bytes);
         }
         if member.blobs.is_empty() {
             count(&self.fs, &member);
@@ -306,11 +317,56 @@ impl Domain {
             self.fs.remove(slot);
             return Err(error);
         }
+        self.see(slot, false);
+        self.show(&member, sight, true)?;
         // Whoever looked for it before got told that there is none, and the kernel remembers.
         let _ = self.session.notifier().inval_entry(ROOT_NODE, slot.to_string().as_bytes());
-        self.see(slot, false);
-        let images = members.len() + 1;
-        Ok(Added { tree: self.tree_of(slot), again: false, images, stats: self.stats() })
+        Ok(self.added(slot, false))
+    }
+
+    fn added(&self, slot: u16, again: bool) -> Added {
+        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = sights.get(&slot).and_then(|all| all.last());
+        Added {
+            tree: self.tree_of(slot),
+            again,
+            images: self.fs.members().len(),
+            metrics: last.and_then(|last| last.metrics),
+            notes: last.map(|last| last.notes.clone()).unwrap_or_default(),
+            stats: self.stats(),
+        }
+    }
+
+    /// Lets an image be seen.
+    fn show(&self, member: &Arc<Member>, prepared: sight::Prepared, socket: bool) -> Result<()> {
+        let sight = Sight {
+            domain: self.spec.name.clone(),
+            mechanism: self.spec.mechanism,
+            fs: Arc::clone(&self.fs),
+            member: Arc::clone(member),
+        };
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let (session, device) = match views.get(&member.slot) {
+            Some(view) => (view.session(), view.device()),
+            None => (Arc::clone(&self.session), self.device),
+        };
+        drop(views);
+        let seen = sight.open(prepared, session, device.filter(|_| socket))?;
+        let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        sights.entry(member.slot).or_default().push(seen);
+        Ok(())
+    }
+
+    /// Takes an image out that nobody uses.
+    fn forget(&self, member: &Member) {
+        if !self.let_go(member) {
+            return;
+        }
+        self.fs.remove(member.slot);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
+        let gone = self.sights.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
+        // Without the lock: who answers just now may have to be waited for.
+        drop(gone);
     }
 
     /// What is to be mounted of an image, from the domain's folder on.
@@ -398,10 +454,7 @@ impl Domain {
             if since < keep {
                 continue;
             }
-            if self.let_go(member) {
-                self.fs.remove(member.slot);
-                self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
-            }
+            self.forget(member);
         }
         self.fs.members().is_empty() && !members.is_empty()
     }
@@ -410,6 +463,8 @@ impl Domain {
     fn end(&self) -> ! {
         // If it cannot go, the next server replaces it.
         let _ = std::fs::remove_file(self.spec.folder.join("socket"));
+        // Their sockets and files go with them.
+        drop(std::mem::take(&mut *self.sights.lock().unwrap_or_else(PoisonError::into_inner)));
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         for view in views.values() {
             view.end();

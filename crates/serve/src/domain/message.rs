@@ -2,10 +2,12 @@
 //! What is said to the server of a domain: a line of JSON each way, as on other control sockets.
 
 use super::member::MemberSpec;
+use super::sight::SightSpec;
 use crate::control::{Reply, Request, VERSION};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,7 +61,13 @@ pub(crate) struct DomainSpec {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum DomainCommand {
     /// An image joins: answered with [`Added`].
-    Add { image: Box<MemberSpec>, mechanism: Mechanism, trust: bool, keep_seconds: Option<u64> },
+    Add {
+        image: Box<MemberSpec>,
+        mechanism: Mechanism,
+        trust: bool,
+        keep_seconds: Option<u64>,
+        sight: SightSpec,
+    },
     /// Answered with [`DomainStats`]; with `memory`, what the page cache has is counted, too.
     Stats { memory: bool },
     /// Ends, unless an image is mounted.
@@ -75,6 +83,10 @@ pub(crate) struct Added {
     pub(crate) again: bool,
     pub(crate) images: usize,
     pub(crate) stats: DomainStats,
+    /// Where its metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// What does not work though it will be mounted.
+    pub(crate) notes: Vec<String>,
 }
 
 /// An image of a domain.

@@ -7,7 +7,7 @@
 //! system ([`Mechanism::Superblock`]), or as a file system of its own whose files are opened as those of
 //! the first (`view`, [`Mechanism::Passthrough`]), which shares content of other attributes, too. The
 //! modules: `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
-//! what is one node, `shared` reads it, `member` is an image.
+//! what is one node, `shared` reads it, `member` is an image, `sight` shows it to `ctl`.
 //!
 //! Invariants: domains are processes and file systems of their own, so nothing is shared between
 //! them; what an image says of its content never decides what another image's users read.
@@ -21,10 +21,12 @@ mod message;
 mod nodes;
 mod shared;
 mod sharing;
+mod sight;
 mod view;
 
 pub use client::{
-    KEEP_SECONDS, ShareSpec, domain_stats, domains_running, mount_shared, stop_domain,
+    KEEP_SECONDS, ShareSpec, SharedMount, domain_stats, domains_running, mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
 pub use message::{DomainImage, DomainStats, Mechanism};
+pub(crate) use sight::Sight;
