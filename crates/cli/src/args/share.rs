@@ -61,7 +61,8 @@ pub(crate) enum ShareCommand {
         #[arg(long, value_name = "FOLDER")]
         share_dir: Option<PathBuf>,
     },
-    /// End a domain of which nothing is mounted; its caches go
+    /// End a domain of which nothing is mounted; its caches go. If its server was killed, remove what it
+    /// has left: mounts that give errors only, and its folder
     Stop {
         /// The domain
         domain: String,

@@ -11,7 +11,7 @@ use ferrofs_serve::{
     ShareSpec, WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -239,9 +239,9 @@ fn kernel_shares() -> bool {
 }
 
 /// The process that serves a domain.
-pub(crate) fn serve_domain() -> u8 {
+pub(crate) fn serve_domain(words: &[OsString]) -> u8 {
     log(false);
-    ferrofs_serve::serve_domain()
+    ferrofs_serve::serve_domain(words)
 }
 
 /// Mounts, and serves if that is to be done by FUSE.

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &ShareArgs) -> anyhow::Result<u8> {
         ShareCommand::Rm { domain, image, share_dir } => {
             overlay::remove(domain, share_dir.as_deref(), image)?;
         }
-        ShareCommand::Stop { domain } => ferrofs_serve::stop_domain(domain)?,
+        ShareCommand::Stop { domain } => domain::stop(domain)?,
     }
     Ok(0)
 }

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod cached;
 mod ctl;
+mod dead;
 mod estimate;
 mod lazy;
 mod look;

@@ -102,7 +102,7 @@ impl Drop for Domain {
 }
 
 /// As the kernel's version tells; what it was built with may still lack it.
-fn has_passthrough() -> bool {
+pub(crate) fn has_passthrough() -> bool {
     let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(6), Some(9))
@@ -384,25 +384,6 @@ fn files_of_absurd_size_hold_up_nobody() {
         // It would take a quarter of an hour to hash.
         assert!(domain.stats()["hashed_bytes"].as_u64().unwrap() < 1 << 30);
     }
-}
-
-#[test]
-fn a_killed_server_gives_errors() {
-    let Some(mut domain) = Domain::new("killed") else { return };
-    let tree = domain.scratch.tree();
-    let image = domain.image(&tree, "a.erofs", "-z lz4");
-    let target = domain.mount(&image, "");
-    let pid = domain.stats()["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let begin = Instant::now();
-    while std::fs::read_dir(&target).is_ok() {
-        assert!(begin.elapsed() < LIMIT, "nobody serves, but it is answered");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // The next mount begins anew.
-    let again = domain.mount(&image, "");
-    assert_same(&tree, &again);
 }
 
 #[test]

@@ -5,24 +5,29 @@
 //! caches are kept. Invariants: an image leaves only when the kernel has forgotten its root, so never
 //! under somebody; what one client asks holds up no reader.
 
+use super::folder;
 use super::fs::DomainFs;
+use super::guard::{self, Guard};
 use super::member::{Member, MemberSpec};
-use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism};
+use super::message::{
+    Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism, parse_line,
+};
 use super::sight::{self, Sight, SightSpec};
 use super::view::{ViewServer, probe};
-use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
+use crate::control::{LINE_MAX, Refusal, Reply, VERSION, make_folder, peer_uid};
 use crate::{EngineConfig, Error, MountOptions, Result, lazy};
 use ferrofs_fuse::{ROOT_NODE, Session, SessionConfig};
 use ferrofs_image::Nid;
 use ferrofs_linux::{UnmountFlags, mountinfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +53,10 @@ struct Domain {
     fs: Arc<DomainFs>,
     session: Arc<Session>,
     device: Option<(u32, u32)>,
+    guard: Guard,
+    begun: Instant,
+    /// The process is about to end.
+    ending: AtomicBool,
     keep_seconds: AtomicU64,
     /// The number of the next image. Locked while one joins or leaves.
     next: Mutex<u16>,
@@ -66,9 +75,13 @@ struct Seen {
     mounted: bool,
 }
 
-/// Serves a domain, as told on the standard input; says on the standard output when it can be used.
+/// Serves a domain, as told on the standard input; says on the standard output when it can be used. Or
+/// is the guard of such a process, if `arguments`, those behind [`DOMAIN_COMMAND`], say so.
 #[must_use]
-pub fn serve_domain() -> u8 {
+pub fn serve_domain(arguments: &[OsString]) -> u8 {
+    if let Some(code) = guard::guard(arguments) {
+        return code;
+    }
     let mut line = Vec::new();
     let spec = io::stdin().lock().take(LINE_MAX as u64).read_until(b'\n', &mut line);
     let spec = spec.and_then(|_| Ok(serde_json::from_slice::<DomainSpec>(&line)?));
@@ -99,7 +112,9 @@ impl Domain {
         let fail = |doing| move |error| Error::Io { doing, error };
         // A session of its own: it outlives the terminal of the mount that began it.
         rustix::process::setsid().map_err(|errno| fail("leave the terminal")(errno.into()))?;
-        let tree = spec.folder.join("tree");
+        // Before there is anything that it must not have.
+        let guard = Guard::start(&spec.folder).map_err(fail("start the domain's guard"))?;
+        let tree = folder::tree(&spec.folder);
         make_folder(&tree).map_err(fail("make the domain's folder"))?;
         let mut spec = spec;
         if spec.mechanism == Mechanism::Auto {
@@ -112,7 +127,8 @@ impl Domain {
         let config = SessionConfig { threads_max: THREADS_MAX, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
-        let socket = spec.folder.join("socket");
+        guard.watch(device);
+        let socket = folder::socket(&spec.folder);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(fail("replace the domain's socket")(error));
@@ -129,6 +145,9 @@ impl Domain {
             fs,
             session,
             device,
+            guard,
+            begun: Instant::now(),
+            ending: AtomicBool::new(false),
             next: Mutex::new(1),
             seen: Mutex::default(),
             clients: AtomicUsize::new(0),
@@ -144,7 +163,14 @@ impl Domain {
         if thread.spawn(move || domain.attend(&listener)).is_err() {
             return 1;
         }
-        u8::from(self.session.run().is_err())
+        let code = u8::from(self.session.run().is_err());
+        if self.ending.load(Ordering::Acquire) {
+            // The other thread has unmounted it, and ends the process when all else is done.
+            loop {
+                std::thread::park();
+            }
+        }
+        code
     }
 
     /// Answers clients and looks what is mounted.
@@ -231,14 +257,8 @@ impl Domain {
         line: &[u8],
         stop: &mut bool,
     ) -> std::result::Result<serde_json::Value, Refusal> {
-        let refuse =
-            |error: serde_json::Error| Refusal(format!("the request is not understood: {error}"));
-        let request: Request = serde_json::from_slice(line).map_err(refuse)?;
-        if request.version != VERSION {
-            let text = format!("version {} is asked for; this is {VERSION}", request.version);
-            return Err(Refusal(text));
-        }
-        match serde_json::from_value(request.command).map_err(refuse)? {
+        let refuse = |error: serde_json::Error| Refusal(format!("no answer: {error}"));
+        match parse_line(line)? {
             DomainCommand::Stats { memory } => {
                 let mut stats = self.stats();
                 stats.memory_bytes = memory.then(|| self.memory_bytes());
@@ -384,7 +404,8 @@ impl Domain {
         make_folder(&target).map_err(fail)?;
         let (fs, member) = (Arc::clone(&self.fs), Arc::clone(member));
         let slot = member.slot;
-        let view = ViewServer::start(fs, member, self.spec.folder.join("tree"), &target)?;
+        let view = ViewServer::start(fs, member, folder::tree(&self.spec.folder), &target)?;
+        self.guard.watch(view.device());
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, view);
         Ok(())
     }
@@ -456,13 +477,16 @@ impl Domain {
             }
             self.forget(member);
         }
-        self.fs.members().is_empty() && !members.is_empty()
+        // Who has begun it may not have had an image that can be opened.
+        let begun = self.begun.elapsed() > JOIN_TIME;
+        self.fs.members().is_empty() && (begun || !members.is_empty())
     }
 
     /// Ends the process.
     fn end(&self) -> ! {
+        self.ending.store(true, Ordering::Release);
         // If it cannot go, the next server replaces it.
-        let _ = std::fs::remove_file(self.spec.folder.join("socket"));
+        let _ = std::fs::remove_file(folder::socket(&self.spec.folder));
         // Their sockets and files go with them.
         drop(std::mem::take(&mut *self.sights.lock().unwrap_or_else(PoisonError::into_inner)));
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -473,14 +497,17 @@ impl Domain {
             // Nothing is mounted from it any more; whoever looks at its folder has lost.
             let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
         }
-        // The lock stays, for who waits for it: with it the folder.
-        let _ = std::fs::remove_dir(self.spec.folder.join("tree"));
+        let _ = std::fs::remove_dir(folder::tree(&self.spec.folder));
+        // Whoever has the lock is about to begin another server, or removes the folder himself.
+        if let Some(lock) = folder::lock_now(&self.spec.folder) {
+            folder::remove(&self.spec.folder, lock);
+        }
         std::process::exit(0)
     }
 
     /// What the kernel has in memory of shared contents.
     fn memory_bytes(&self) -> u64 {
-        let tree = self.spec.folder.join("tree");
+        let tree = folder::tree(&self.spec.folder);
         let cached = |node: u64| {
             let file = std::fs::File::open(tree.join(DomainFs::name_of(node))).ok()?;
             ferrofs_linux::pagecache::cached_bytes(&file).ok()

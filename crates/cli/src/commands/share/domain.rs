@@ -37,6 +37,12 @@ pub(crate) fn list(json: bool, folder: Option<&Path>) -> anyhow::Result<()> {
         json::write(&mut out, &all)?;
     } else {
         show_all(&mut out, &served)?;
+        for domain in ferrofs_serve::domains_dead()? {
+            writeln!(
+                out,
+                "{domain}: its server was killed; `ferrofs share stop {domain}` cleans up"
+            )?;
+        }
         for StoreStats { domain, images, stored_bytes, saved_bytes, .. } in &stored {
             let (stored, saved) = (size::show(*stored_bytes), size::show(*saved_bytes));
             let images = images.len();
@@ -72,6 +78,16 @@ pub(crate) fn stat(domain: &str, json: bool, folder: Option<&Path>) -> anyhow::R
         }
     }
     Ok(out.flush()?)
+}
+
+/// Ends a domain, or removes what is left of it.
+pub(crate) fn stop(domain: &str) -> anyhow::Result<()> {
+    let stopped = ferrofs_serve::stop_domain(domain)?;
+    if stopped.dead {
+        let count = stopped.detached.len();
+        eprintln!("ferrofs: the server of {domain} was dead; {count} mounts of it were detached");
+    }
+    Ok(())
 }
 
 fn show_all(out: &mut Out, domains: &[DomainStats]) -> io::Result<()> {
