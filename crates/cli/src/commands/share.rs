@@ -7,6 +7,16 @@ mod html;
 pub(super) mod overlay;
 
 use crate::args::{ShareArgs, ShareCommand};
+use crate::commands::inspect::html::Page;
+use ferrofs_serve::ImageFiles;
+use ferrofs_share::estimate::EstimateOptions;
+
+/// Adds what images would save by sharing memory to a page.
+pub(super) fn add_estimate(page: &mut Page, files: &[ImageFiles]) -> anyhow::Result<()> {
+    let found = estimate::of(files, EstimateOptions::default())?;
+    html::section(page, &found);
+    Ok(())
+}
 
 pub(crate) fn run(args: &ShareArgs) -> anyhow::Result<u8> {
     match &args.command {
