@@ -18,7 +18,8 @@ pub use client::{Client, Control, control, remount};
 pub(crate) use execute::{Shared, answer};
 pub use kernel::KernelMount;
 pub use message::{
-    Change, Command, HistogramJson, ImagePath, InjectFault, Prefetched, Snapshot, VERSION,
+    Change, Command, HistogramJson, ImagePath, InjectFault, Prefetched, SharingSnapshot, Snapshot,
+    VERSION,
 };
 pub(crate) use message::{LINE_MAX, Refusal, Reply, Request, latencies};
 pub(crate) use socket::{Listener, SocketFile, connect, folder_of_root, make_folder, peer_uid};

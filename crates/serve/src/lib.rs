@@ -36,8 +36,8 @@ mod worker;
 
 pub use control::remount;
 pub use domain::{
-    DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, domain_stats,
-    domains_running, mount_shared, serve_domain, stop_domain,
+    DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, SharedMount,
+    Stopped, domain_stats, domains_dead, domains_running, mount_shared, serve_domain, stop_domain,
 };
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
@@ -53,3 +53,12 @@ pub use prefetch::{LazyLook, PrefetchWhat, TraceFrom};
 pub use server::Server;
 pub use unmount::unmount;
 pub use worker::work;
+
+/// What fuzz targets call. Not an interface: it may change or go at any time.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Takes bytes for what is said to and by the server of a domain.
+    pub fn domain_message(bytes: &[u8]) {
+        crate::domain::exercise_message(bytes);
+    }
+}

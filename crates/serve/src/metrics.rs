@@ -5,7 +5,7 @@
 //! page long. Refuses to know connections. Invariant: every line is well-formed whatever names the
 //! mount has.
 
-use crate::control::{Shared, latencies};
+use crate::control::{Shared, SharingSnapshot, latencies};
 use ferrofs_engine::{BUCKETS, EngineStats, Histogram};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -50,6 +50,20 @@ const HELP: [(&str, &str); 28] = [
     ("background_refused", "Background jobs refused because too many waited."),
 ];
 
+/// What the counters of an image in a domain count.
+const SHARING_HELP: [(&str, &str); 10] = [
+    ("contents", "Contents of it that several files of the domain have."),
+    ("files", "Files of it with such contents."),
+    ("mapped_bytes", "Bytes of those files, in pages."),
+    ("saved_bytes", "Bytes of memory that they take less than alone, if all is in memory."),
+    ("hits", "Times that a file was looked up, listed or opened, and was shared content."),
+    ("misses", "Times that a file was looked up, listed or opened, and was its image's alone."),
+    ("hashed_bytes", "Bytes of it hashed before they were shared."),
+    ("verified_bytes", "Bytes of it verified when they were read as shared content."),
+    ("lies", "Files that were not what the image says, and are not shared."),
+    ("fetched_bytes", "Bytes of it that were fetched."),
+];
+
 /// All metrics of a mount.
 pub(crate) fn text(shared: &Shared) -> String {
     let engine = shared.fs.engine().stats();
@@ -85,6 +99,9 @@ pub(crate) fn text(shared: &Shared) -> String {
             name => text.counter(&format!("ferrofs_store_{name}_total"), help, value),
         }
     }
+    if let Some(sight) = &shared.sight {
+        sharing_text(&mut text, &sight.look());
+    }
     if let Some(takeovers) = shared.takeovers {
         let help = "Times that another server took the mount over.";
         text.counter("ferrofs_fuse_takeovers_total", help, takeovers);
@@ -93,6 +110,30 @@ pub(crate) fn text(shared: &Shared) -> String {
     let peak = fuse.threads_peak as u64;
     text.gauge("ferrofs_fuse_threads_peak", "Most of them at a time so far.", peak);
     text.out
+}
+
+fn sharing_text(text: &mut Text, sharing: &SharingSnapshot) {
+    let SharingSnapshot { domain, mechanism, image, images, counters } = sharing;
+    text.head("ferrofs_sharing_info", "gauge", "The domain that it shares memory in, and how.");
+    let (domain, mechanism) = (escape(domain), escape(mechanism));
+    let labels = format!(",domain=\"{domain}\",mechanism=\"{mechanism}\",number=\"{image}\"");
+    text.value("ferrofs_sharing_info", &labels, 1);
+    text.gauge("ferrofs_sharing_images", "Images of the domain.", *images);
+    for (name, value) in counters {
+        let help = SHARING_HELP.iter().find(|(known, _)| *known == name);
+        let help = help.map_or("Of all images of the domain together.", |(_, help)| help);
+        let name = format!("ferrofs_sharing_{name}");
+        match name.as_str() {
+            // What is shared now; it becomes less when images leave.
+            name if ["contents", "files", "mapped_bytes", "saved_bytes"]
+                .iter()
+                .any(|now| name.ends_with(now)) =>
+            {
+                text.gauge(name, help, *value);
+            }
+            name => text.counter(&format!("{name}_total"), help, *value),
+        }
+    }
 }
 
 fn engine_text(text: &mut Text, engine: &EngineStats) {

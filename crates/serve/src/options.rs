@@ -430,7 +430,11 @@ impl MountOptions {
     pub(crate) fn not_for_shared(&self) -> Option<String> {
         let kernel = self.kernel.first().map(|(name, _)| name.clone());
         kernel
-            .or_else(|| self.fuse_only.clone())
+            // Each image of a domain has counters of its own.
+            .or_else(|| {
+                let metrics = |option: &str| matches!(option, "--metrics" | "--metrics-file");
+                self.fuse_only.clone().filter(|option| !metrics(option))
+            })
             .or_else(|| self.engine.strategy.map(|strategy| format!("cache_strategy={strategy}")))
     }
 

@@ -47,7 +47,7 @@ pub(crate) struct Place {
     pub(crate) by_kernel: bool,
 }
 
-type Prepared = (Duties, Vec<(&'static str, String)>);
+pub(crate) type Prepared = (Duties, Vec<(&'static str, String)>);
 
 /// An image mounted by FUSE, to be served.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl Server {
         let mut notes = Vec::new();
         let listener = match place.device.ok_or_else(|| io::Error::other("its number is not known"))
         {
-            Ok(device) => Listener::bind(device),
+            Ok(device) => Listener::bind(device, None),
             Err(error) => Err(error),
         };
         match listener {
@@ -154,8 +154,9 @@ impl Server {
             blobs: place.blobs,
             ahead: place.ahead,
             by_kernel: place.by_kernel,
-            cache_bytes: AtomicU64::new(fs.engine().config().cache_bytes),
+            cache_bytes: Arc::new(AtomicU64::new(fs.engine().config().cache_bytes)),
             facts,
+            sight: None,
         };
         let service = Service::start(shared, duties)
             .map_err(|error| Error::Io { doing: "start a thread", error })?;
@@ -227,7 +228,7 @@ impl Server {
 }
 
 /// Sets up what the service thread needs besides the control socket, and what `get` tells of it.
-fn duties(options: &MountOptions) -> Result<Prepared> {
+pub(crate) fn duties(options: &MountOptions) -> Result<Prepared> {
     let mut duties = Duties::default();
     let mut facts = Vec::new();
     if let Some(percent) = options.fuse.psi {

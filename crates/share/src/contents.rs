@@ -22,6 +22,7 @@ mod guard;
 mod hash;
 mod mount;
 mod scan;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use ferrofs_build::{Compression, Method};
 pub use add::Added;
 pub use error::{Error, Result};
 pub use folder::{ImageId, Removed, StoreId};
+pub use stats::{Found, StoreStats, StoredImage};
 
 /// How a domain works.
 #[derive(Clone, Debug)]

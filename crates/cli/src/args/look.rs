@@ -239,10 +239,16 @@ pub(crate) struct DumpArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ferrofs inspect image.erofs
-  ferrofs inspect image.erofs --html image.html")]
+  ferrofs inspect image.erofs --html image.html
+  ferrofs inspect --html both.html old.erofs new.erofs")]
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
+
+    /// Further images or directories: the page shows in addition what all of them would save by sharing
+    /// memory, as `ferrofs share estimate` does
+    #[arg(value_name = "OTHER", requires = "html")]
+    pub(crate) others: Vec<PathBuf>,
 
     /// Write one self-contained page; `-` is the standard output
     #[arg(long, value_name = "FILE", conflicts_with = "json")]

@@ -149,7 +149,8 @@ pub(crate) struct MountArgs {
     #[arg(long, requires = "share")]
     pub(crate) trust_digests: bool,
 
-    /// How long what is in memory of an image is kept when it is not mounted any more [default: 600]
+    /// How long what is in memory of an image is kept when it is not mounted any more [default: 600].
+    /// With --share-by overlay it is kept until `ferrofs share prune`, and this is refused
     #[arg(long, value_name = "SECONDS", requires = "share")]
     pub(crate) share_keep: Option<u64>,
 

@@ -28,6 +28,9 @@ pub(crate) enum ShareCommand {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Where contents are stored [default: /var/lib/ferrofs/share]
+        #[arg(long, value_name = "FOLDER")]
+        share_dir: Option<PathBuf>,
     },
     /// Show what the images of a domain share
     Stat {
@@ -36,6 +39,9 @@ pub(crate) enum ShareCommand {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Where contents are stored [default: /var/lib/ferrofs/share]
+        #[arg(long, value_name = "FOLDER")]
+        share_dir: Option<PathBuf>,
     },
     /// Unmount content stores (--share-by overlay) that no mounted image uses; their caches go
     Prune {
@@ -55,7 +61,8 @@ pub(crate) enum ShareCommand {
         #[arg(long, value_name = "FOLDER")]
         share_dir: Option<PathBuf>,
     },
-    /// End a domain of which nothing is mounted; its caches go
+    /// End a domain of which nothing is mounted; its caches go. If its server was killed, remove what it
+    /// has left: mounts that give errors only, and its folder
     Stop {
         /// The domain
         domain: String,

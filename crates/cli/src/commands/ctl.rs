@@ -2,13 +2,14 @@
 //! `ctl`.
 
 use crate::args::{CtlArgs, CtlCommand};
+use crate::commands::share::overlay;
 use crate::json;
 use crate::output::Out;
 use crate::size;
 use ferrofs_serve::Error;
 use ferrofs_serve::control::{
-    Change, Client, Command, Control, ImagePath, InjectFault, KernelMount, Prefetched, Snapshot,
-    control,
+    Change, Client, Command, Control, ImagePath, InjectFault, KernelMount, Prefetched,
+    SharingSnapshot, Snapshot, control,
 };
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -17,12 +18,52 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(args: &CtlArgs) -> anyhow::Result<u8> {
-    match control(&args.mount)? {
+    let found = match control(&args.mount) {
+        // Overlays are served by the kernel, but what is shared in them can be told.
+        Err(error @ Error::NotOurs { .. }) => return by_overlay(error, args),
+        found => found?,
+    };
+    match found {
         Control::Fuse(client) => ask(&client, &args.command)?,
         Control::Kernel(mount) => by_kernel(&mount, &args.command)?,
         Control::Both(client, mount) => by_both(&client, &mount, &args.command)?,
     }
     Ok(0)
+}
+
+fn by_overlay(error: Error, args: &CtlArgs) -> anyhow::Result<u8> {
+    let Some(snapshot) = overlay::snapshot(&args.mount)? else { return Err(error.into()) };
+    let option = match &args.command {
+        CtlCommand::Stats { json } => {
+            let mut out = Out::new();
+            if *json {
+                json::write(&mut out, &snapshot)?;
+            } else {
+                show_sharing(&mut out, &snapshot)?;
+            }
+            out.flush()?;
+            return Ok(0);
+        }
+        CtlCommand::Get { .. } => "get",
+        CtlCommand::Set { .. } => "set",
+        CtlCommand::DropCaches { .. } => "drop-caches",
+        CtlCommand::Inject { .. } => "inject",
+        CtlCommand::Prefetch { .. } => "prefetch",
+        CtlCommand::Metrics => "metrics",
+    };
+    let what = "mounts by overlayfs do not have it; `ferrofs ctl DIR stats` tells what is shared";
+    Err(Error::Option { option: String::from(option), what }.into())
+}
+
+/// What is shared, in words and in figures.
+fn show_sharing(out: &mut Out, stats: &Snapshot) -> io::Result<()> {
+    if let Some(sharing) = &stats.sharing {
+        writeln!(out, "{}", shares(sharing))?;
+        for (name, value) in &sharing.counters {
+            writeln!(out, "sharing.{name} {value}")?;
+        }
+    }
+    Ok(())
 }
 
 fn changes(settings: &[String]) -> Vec<Change> {
@@ -152,7 +193,23 @@ fn show_stats(out: &mut Out, stats: &Snapshot) -> io::Result<()> {
     for (group, (name, value)) in pairs.chain(stats.store.iter().map(|pair| ("store", pair))) {
         writeln!(out, "{group}.{name} {value}")?;
     }
-    Ok(())
+    show_sharing(out, stats)
+}
+
+/// What an image shares with the others of its domain, in a line.
+pub(super) fn shares(sharing: &SharingSnapshot) -> String {
+    let SharingSnapshot { domain, mechanism, image, images, .. } = sharing;
+    let value = |name: &str| sharing.counters.get(name).copied().unwrap_or(0);
+    let (mapped, saved) = (size::show(value("mapped_bytes")), size::show(value("saved_bytes")));
+    let mut text = format!(
+        "shared in domain {domain} by {mechanism}, as image {image} of {images}: {} contents, {mapped} \
+         mapped, {saved} less in memory",
+        value("contents")
+    );
+    if value("lies") > 0 {
+        text = format!("{text}, {} files not what it says", value("lies"));
+    }
+    text
 }
 
 /// A time with a fitting unit; `-` for none.

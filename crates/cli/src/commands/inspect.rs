@@ -10,6 +10,7 @@ use crate::progress::Bar;
 use crate::size;
 use anyhow::Context as _;
 use ferrofs_check::{Context, Inspection, Share};
+use ferrofs_serve::ImageFiles;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -25,8 +26,14 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     bar.finish();
     let title = args.image.image.display().to_string();
     if let Some(path) = &args.html {
-        let page = html::page(&title, &image, &found);
-        write_page(&mut Out::new(), path, &page)?;
+        let mut page = html::page(&title, &image, &found);
+        if !args.others.is_empty() {
+            let mut files = vec![args.image.files()];
+            files.extend(args.others.iter().map(ImageFiles::new));
+            page.heading("What sharing would save");
+            super::share::add_estimate(&mut page, &files)?;
+        }
+        write_page(&mut Out::new(), path, &page.end())?;
     } else if args.json {
         json::write(&mut Out::new(), &found)?;
     } else {

@@ -12,7 +12,7 @@ use ferrofs_serve::{
     ShareSpec, WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -113,6 +113,12 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
     };
     if let Some(domain) = args.share.as_deref().filter(|_| args.share_by == ShareBy::Overlay) {
+        if args.share_keep.is_some() {
+            return Err(Advice::error(
+                "--share-keep: mounts by overlayfs do not have it",
+                "what was read of content stores stays in memory until `ferrofs share prune DOMAIN`",
+            ));
+        }
         let place = overlay::Place {
             domain,
             folder: args.share_dir.as_deref(),
@@ -215,7 +221,9 @@ fn mount_shared(
         ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
     };
     if !by_kernel {
-        running.tell(&ferrofs_serve::mount_shared(&spec, share)?);
+        let mounted = ferrofs_serve::mount_shared(&spec, share)?;
+        running.tell(&mounted.chosen);
+        running.tell_more(mounted.metrics, &mounted.notes);
         return Ok(0);
     }
     if !share.trust_digests {
@@ -236,9 +244,9 @@ fn kernel_shares() -> bool {
 }
 
 /// The process that serves a domain.
-pub(crate) fn serve_domain() -> u8 {
+pub(crate) fn serve_domain(words: &[OsString]) -> u8 {
     log(false);
-    ferrofs_serve::serve_domain()
+    ferrofs_serve::serve_domain(words)
 }
 
 /// Mounts, and serves if that is to be done by FUSE.

@@ -3,7 +3,7 @@
 //!
 //! Invariant: however it ends, short of SIGKILL, the terminal is as it was.
 
-use super::ctl::duration;
+use super::ctl::{duration, shares};
 use crate::args::TopArgs;
 use crate::size;
 use ferrofs_linux::signals::{Signal, Signals};
@@ -217,6 +217,7 @@ fn render(now: &Snapshot, before: &Snapshot, time: Duration) -> Vec<String> {
             rate("decode_failures")
         ),
     ];
+    lines.extend(now.sharing.as_ref().map(shares));
     lines.extend(fetching(now, before, seconds));
     let none = HistogramJson::default();
     for (name, times) in &now.latency {

@@ -96,10 +96,30 @@ fn a_browser_draws_the_estimate() {
     let (scratch, a, b) = pair();
     let (page, picture) = (scratch.path("page.html"), scratch.path("page.png"));
     run("share estimate {} {} --html {}", &[&a, &b, &page]).ok();
+    look(&scratch, &page, &picture, [&a, &b]);
+}
+
+#[test]
+fn a_browser_draws_what_an_image_saves_with_another() {
+    let (scratch, a, b) = pair();
+    let (page, picture) = (scratch.path("page.html"), scratch.path("page.png"));
+    run("inspect --html {} {} {}", &[&page, &a, &b]).ok();
+    look(&scratch, &page, &picture, [&a, &b]);
     let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("map of device 0") && text.contains("<h2>What sharing would save</h2>"));
+    let alone = run("inspect --html - {}", &[&a]).ok();
+    assert!(!alone.contains("sharing"), "{alone}");
+    assert!(run("inspect {} {}", &[&a, &b]).fails(1).contains("--html"));
+    let missing = scratch.path("missing");
+    assert!(run("inspect --html - {} {}", &[&a, &missing]).fails(1).contains("missing"));
+}
+
+/// Has a browser draw the page, and compares the bars with the figures.
+fn look(scratch: &Scratch, page: &Path, picture: &Path, [a, b]: [&Path; 2]) {
+    let text = std::fs::read_to_string(page).unwrap();
     assert!(!text.contains("http") && !text.contains("<script"), "it needs nothing but itself");
-    let found = estimate("{} {}", &[&a, &b]);
-    let Some(drawn) = browse(&page, &scratch.path("profile"), &picture) else { return };
+    let found = estimate("{} {}", &[a, b]);
+    let Some(drawn) = browse(page, &scratch.path("profile"), picture) else { return };
     let unit = bars(&drawn, "none", "width").iter().sum::<f64>();
     assert!((unit - 640.0).abs() < 0.1, "the longest bar fills the chart: {unit}");
     for row in found["methods"].as_array().unwrap() {

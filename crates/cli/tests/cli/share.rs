@@ -14,24 +14,24 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Whatever takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A domain of a test's own, and what is mounted in it; gone at the end.
-struct Domain {
-    scratch: Scratch,
-    name: String,
-    mechanism: &'static str,
+pub(crate) struct Domain {
+    pub(crate) scratch: Scratch,
+    pub(crate) name: String,
+    pub(crate) mechanism: &'static str,
     targets: Vec<PathBuf>,
 }
 
-const MECHANISMS: [&str; 2] = ["superblock", "passthrough"];
+pub(crate) const MECHANISMS: [&str; 2] = ["superblock", "passthrough"];
 
 impl Domain {
     fn new(label: &str) -> Option<Self> {
         Self::by("superblock", label)
     }
 
-    fn by(mechanism: &'static str, label: &str) -> Option<Self> {
+    pub(crate) fn by(mechanism: &'static str, label: &str) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() || !crate::is_root() {
             println!("skipped: mounting needs root and /dev/fuse");
             return None;
@@ -45,28 +45,28 @@ impl Domain {
     }
 
     /// An image of a folder below the scratch folder.
-    fn image(&self, tree: &Path, name: &str, options: &str) -> PathBuf {
+    pub(crate) fn image(&self, tree: &Path, name: &str, options: &str) -> PathBuf {
         let image = self.scratch.path(name);
         run(&format!("build {{}} -o {{}} -q {options}"), &[tree, &image]).ok();
         image
     }
 
     /// A copy of the tree that another image is made of.
-    fn copy(&self, name: &str) -> PathBuf {
+    pub(crate) fn copy(&self, name: &str) -> PathBuf {
         let copy = self.scratch.path(name);
         let status = Command::new("cp").arg("-a").arg(self.scratch.tree()).arg(&copy).status();
         assert!(status.unwrap().success());
         copy
     }
 
-    fn mount(&mut self, image: &Path, options: &str) -> PathBuf {
+    pub(crate) fn mount(&mut self, image: &Path, options: &str) -> PathBuf {
         let target = self.scratch.path(&format!("mnt{}", self.targets.len()));
         std::fs::create_dir(&target).unwrap();
         self.mount_on(image, &target, options);
         target
     }
 
-    fn mount_on(&mut self, image: &Path, target: &Path, options: &str) {
+    pub(crate) fn mount_on(&mut self, image: &Path, target: &Path, options: &str) {
         let status = Command::new(FERROFS)
             .args(["mount", "-q", "--share", &self.name, "--share-by", self.mechanism])
             .args(options.split(' ').filter(|word| !word.is_empty()))
@@ -77,7 +77,7 @@ impl Domain {
         self.targets.push(target.to_owned());
     }
 
-    fn stats(&self) -> serde_json::Value {
+    pub(crate) fn stats(&self) -> serde_json::Value {
         let stats = run(&format!("share stat {} --json", self.name), &[]).ok();
         serde_json::from_str(&stats).unwrap()
     }
@@ -102,7 +102,7 @@ impl Drop for Domain {
 }
 
 /// As the kernel's version tells; what it was built with may still lack it.
-fn has_passthrough() -> bool {
+pub(crate) fn has_passthrough() -> bool {
     let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(6), Some(9))
@@ -113,7 +113,7 @@ fn cached(path: &Path) -> u64 {
     ferrofs_linux::pagecache::cached_bytes(&std::fs::File::open(path).unwrap()).unwrap()
 }
 
-fn umount(target: &Path) {
+pub(crate) fn umount(target: &Path) {
     run("umount {}", &[target]).ok();
 }
 
@@ -123,7 +123,7 @@ fn number(path: &Path) -> (u64, u64) {
 }
 
 #[track_caller]
-fn assert_same(tree: &Path, mounted: &Path) {
+pub(crate) fn assert_same(tree: &Path, mounted: &Path) {
     assert_eq!(run("diff --no-times {} {}", &[tree, mounted]).out, "");
     for entry in std::fs::read_dir(tree.join("dir")).unwrap() {
         let path = entry.unwrap().path();
@@ -142,7 +142,7 @@ fn assert_same(tree: &Path, mounted: &Path) {
 }
 
 /// Changes bytes in an image file.
-fn patch(image: &Path, from: &[u8], to: &[u8]) {
+pub(crate) fn patch(image: &Path, from: &[u8], to: &[u8]) {
     let mut bytes = std::fs::read(image).unwrap();
     let places: Vec<usize> =
         (0..=bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
@@ -387,25 +387,6 @@ fn files_of_absurd_size_hold_up_nobody() {
 }
 
 #[test]
-fn a_killed_server_gives_errors() {
-    let Some(mut domain) = Domain::new("killed") else { return };
-    let tree = domain.scratch.tree();
-    let image = domain.image(&tree, "a.erofs", "-z lz4");
-    let target = domain.mount(&image, "");
-    let pid = domain.stats()["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let begin = Instant::now();
-    while std::fs::read_dir(&target).is_ok() {
-        assert!(begin.elapsed() < LIMIT, "nobody serves, but it is answered");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // The next mount begins anew.
-    let again = domain.mount(&image, "");
-    assert_same(&tree, &again);
-}
-
-#[test]
 fn an_image_read_on_demand_fetches_only_what_is_new() {
     for mechanism in MECHANISMS {
         let Some(domain) = Domain::by(mechanism, "lazy") else { continue };
@@ -545,6 +526,9 @@ fn content_stores_hold_what_images_have_in_common_once() {
     assert_same(&tree, &one);
     assert_same(&other, &two);
     let name = domain.name.clone();
+    seen(&name, &place, [&one, &two]);
+    let words = format!("mount --share {name} --share-by overlay {place} --share-keep 5 {{}} {{}}");
+    assert!(run(&words, &[&a, &one]).fails(1).contains("--share-keep"));
     let share = |command: &str| run(&format!("share {command} {name} {place}"), &[]);
     assert!(share("prune").ok().is_empty());
     assert_same(&tree, &one);
@@ -559,4 +543,42 @@ fn content_stores_hold_what_images_have_in_common_once() {
     assert_same(&other, &two);
     umount(&two);
     assert!(!share("prune").err.contains(" 0 stores"));
+}
+
+/// What is told of a domain with content stores, whose images have all but attributes in common.
+fn seen(name: &str, place: &str, [one, two]: [&Path; 2]) {
+    let json = |line: &str, paths: &[&Path]| -> serde_json::Value {
+        serde_json::from_str(&run(line, paths).ok()).unwrap()
+    };
+    let stats = json(&format!("share stat {name} --json {place}"), &[]);
+    assert_eq!((&stats["mechanism"], &stats["stored_contents"]), (&"overlay".into(), &4.into()));
+    assert_eq!((&stats["contents"], &stats["files"]), (&4.into(), &8.into()), "{stats}");
+    // Pages of the text, and one for each of three small files.
+    let saved = stats["saved_bytes"].as_u64().unwrap();
+    assert_eq!(saved, 172_000_u64.next_multiple_of(4096) + 3 * 4096, "{stats}");
+    assert_eq!(stats["mapped_bytes"].as_u64(), Some(2 * saved));
+    let memory = stats["memory_bytes"].as_u64().unwrap();
+    assert!((172_000..2 * 172_000).contains(&memory), "each content once: {stats}");
+    assert_eq!(stats["images"][1]["targets"].as_array().unwrap().len(), 1);
+    let listed = json(&format!("share ls --json {place}"), &[]);
+    let is_ours = |one: &&serde_json::Value| one["domain"] == name && one["mechanism"] == "overlay";
+    assert_eq!(listed.as_array().unwrap().iter().filter(is_ours).count(), 1, "{listed}");
+    assert!(
+        run(&format!("share ls {place}"), &[]).ok().contains(&format!("{name}: overlay, 2 images"))
+    );
+    assert!(run(&format!("share stat {name} {place}"), &[]).ok().contains("in memory  "));
+    // One of them pays, the other saves.
+    let counters = [one, two].map(|target| {
+        let stats = json("ctl {} stats --json", &[&target.join("dir")]);
+        assert_eq!(stats["sharing"]["mechanism"], "overlay", "{stats}");
+        assert_eq!(stats["sharing"]["domain"], name);
+        stats["sharing"]["counters"]["saved_bytes"].as_u64().unwrap()
+    });
+    assert_eq!(counters.iter().sum::<u64>(), saved);
+    assert!(run("ctl {} stats", &[one]).ok().contains("by overlay, as image "));
+    for words in ["ctl {} get", "ctl {} set cache=1M", "ctl {} metrics", "ctl {} drop-caches 3"] {
+        let name = words.split(' ').nth(2).unwrap();
+        assert!(run(words, &[one]).fails(1).contains(name), "{words}");
+    }
+    assert!(run("top --once {}", &[one]).code != 0);
 }

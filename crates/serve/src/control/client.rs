@@ -97,7 +97,7 @@ impl Client {
         // Only root can have the kernel mount EROFS.
         let owner = if place.is_kernel() { 0 } else { place.owner().unwrap_or(me) };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for socket in candidates(place.entry.device, owner) {
+        for socket in candidates(place.entry.device, place.part(), owner) {
             match socket.symlink_metadata() {
                 Ok(_) => {
                     let mount_options = place.entry.options.clone();

@@ -7,6 +7,7 @@
 use super::message::{
     Change, Command, ImagePath, InjectFault, Prefetched, Refusal, Reply, Request, Snapshot, VERSION,
 };
+use crate::domain::Sight;
 use crate::metrics;
 use crate::prefetch::Ahead;
 use crate::settings::{EngineSettings, show};
@@ -51,9 +52,11 @@ pub(crate) struct Shared {
     /// The kernel reads the image; the engine only looks for what commands name.
     pub(crate) by_kernel: bool,
     /// Limit of the caches as set; under memory pressure the one in force is lower.
-    pub(crate) cache_bytes: AtomicU64,
+    pub(crate) cache_bytes: Arc<AtomicU64>,
     /// Further facts for `get`.
     pub(crate) facts: Vec<(&'static str, String)>,
+    /// Its place in a domain, if it shares memory.
+    pub(crate) sight: Option<Sight>,
 }
 
 impl Shared {
@@ -101,6 +104,13 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
     {
         return Err(Refusal(String::from("the kernel reads this image, not the server asked")));
     }
+    if shared.sight.is_some()
+        && !shared.blobs.is_empty()
+        && matches!(command, Command::Prefetch(_) | Command::PrefetchAll)
+    {
+        let text = "prefetch: images of a domain are fetched when they are read, not before";
+        return Err(Refusal(String::from(text)));
+    }
     match command {
         Command::Stats => {
             let session = shared.session.as_ref().map(|session| session.stats());
@@ -119,6 +129,7 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
                 let pairs = shared.store_counters().into_iter();
                 snapshot.store = pairs.map(|(name, value)| (name.to_owned(), value)).collect();
             }
+            snapshot.sharing = shared.sight.as_ref().map(Sight::look);
             serde_json::to_value(snapshot).map_err(refuse)
         }
         Command::Metrics => Ok(Value::String(metrics::text(shared))),

@@ -158,6 +158,30 @@ pub struct Snapshot {
     pub fuse: BTreeMap<String, u64>,
     /// Counters of the image's blobs together, if it is read on demand.
     pub store: BTreeMap<String, u64>,
+    /// What it shares with others, if it is mounted in a domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<SharingSnapshot>,
+}
+
+/// How an image shares memory.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SharingSnapshot {
+    /// Its domain.
+    pub domain: String,
+    /// How the domain shares.
+    pub mechanism: String,
+    /// Its number in the domain.
+    pub image: u64,
+    /// Images of the domain.
+    pub images: u64,
+    /// Its counters. `contents` that several files have, its `files` with them, the bytes of those
+    /// (`mapped_bytes`), and what they take less than alone (`saved_bytes`); how often a file that was
+    /// looked up, listed or opened was shared content (`hits`) and was not (`misses`); bytes that were hashed
+    /// before they were shared, and verified when they were read as shared content; files that were
+    /// not what the image says (`lies`). Beginning with `domain_`: of all images together.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A histogram.
@@ -239,6 +263,7 @@ impl Snapshot {
                 ("encoded_share", engine.encoded_share),
             ]),
             store: BTreeMap::new(),
+            sharing: None,
             latency: latency.map(|(name, times)| (name.to_owned(), times.into())).into(),
             fuse: named(&[
                 ("requests", fuse.requests),

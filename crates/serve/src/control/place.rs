@@ -58,6 +58,12 @@ impl Place {
         self.entry.fs_type == "erofs"
     }
 
+    /// The number of the image in a file system that holds several, if it is one.
+    pub(crate) fn part(&self) -> Option<u16> {
+        let first = self.entry.root.components().nth(1)?;
+        first.as_os_str().to_str()?.parse().ok()
+    }
+
     /// The user who mounted it by FUSE.
     pub(crate) fn owner(&self) -> Option<u32> {
         let mut options = self.entry.super_options.split(',');

@@ -18,9 +18,13 @@ const ROOTS_FOLDER: &str = "/run/ferrofs";
 /// Old sockets looked at when a new one is made.
 const STALE_MAX: usize = 1024;
 
-/// The name of the socket of the mount with this device number.
-fn name((major, minor): (u32, u32)) -> String {
-    format!("{major}-{minor}.sock")
+/// The name of the socket of the mount with this device number, or of a part of it: images that are
+/// one file system have a number each.
+fn name((major, minor): (u32, u32), part: Option<u16>) -> String {
+    match part {
+        Some(part) => format!("{major}-{minor}-{part}.sock"),
+        None => format!("{major}-{minor}.sock"),
+    }
 }
 
 /// Where the server of user `uid` may have its socket, the likeliest place first. With `own`, the
@@ -41,10 +45,16 @@ fn folders(uid: u32, own: bool) -> Vec<PathBuf> {
     folders
 }
 
-/// Where to look for the socket of a mount made by `owner`.
-pub(crate) fn candidates(device: (u32, u32), owner: u32) -> Vec<PathBuf> {
+/// Where to look for the socket of a mount made by `owner`. What is mounted of it may be a folder
+/// that has a number for its name and is no image: so the whole is looked for, too.
+pub(crate) fn candidates(device: (u32, u32), part: Option<u16>, owner: u32) -> Vec<PathBuf> {
     let own = owner == rustix::process::geteuid().as_raw();
-    folders(owner, own).into_iter().map(|folder| folder.join(name(device))).collect()
+    let folders = folders(owner, own).into_iter();
+    let names = [part, None].into_iter().skip(usize::from(part.is_none()));
+    let names: Vec<String> = names.map(|part| name(device, part)).collect();
+    folders
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The user at the other end.
@@ -97,11 +107,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Makes the socket of the mount `device`.
-    pub(crate) fn bind(device: (u32, u32)) -> io::Result<Self> {
+    /// Makes the socket of the mount `device`, or of a part of it.
+    pub(crate) fn bind(device: (u32, u32), part: Option<u16>) -> io::Result<Self> {
         let mut first = None;
         for folder in folders(rustix::process::geteuid().as_raw(), true) {
-            match Self::bind_in(&folder, device) {
+            match Self::bind_in(&folder, &name(device, part)) {
                 Ok(listener) => return Ok(listener),
                 Err(error) => {
                     let text = format!("{}: {error}", folder.display());
@@ -112,13 +122,13 @@ impl Listener {
         Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
-    fn bind_in(folder: &Path, device: (u32, u32)) -> io::Result<Self> {
+    fn bind_in(folder: &Path, name: &str) -> io::Result<Self> {
         make_folder(folder)?;
         // Held until the socket is there, so that no other server takes it for a stale one.
         let lock = File::open(folder)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         clean(folder)?;
-        let path = folder.join(name(device));
+        let path = folder.join(name);
         // The number is this mount's now; whoever had it before serves no mount any more.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -186,17 +196,17 @@ mod tests {
     fn sockets_come_and_go() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("sockets");
-        let first = Listener::bind_in(&folder, (0, 40)).unwrap();
+        let first = Listener::bind_in(&folder, "0-40.sock").unwrap();
         let mode = |path: &Path| path.symlink_metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(first.file.path())), (0o700, 0o600));
         // One that died without a word.
         let stale = folder.join("0-39.sock");
         drop(UnixListener::bind(&stale).unwrap());
         assert!(stale.exists());
-        let second = Listener::bind_in(&folder, (0, 41)).unwrap();
+        let second = Listener::bind_in(&folder, "0-41.sock").unwrap();
         assert!(!stale.exists() && first.file.path().exists());
         // The number came back; the first server, late to end, leaves the new one alone.
-        let again = Listener::bind_in(&folder, (0, 40)).unwrap();
+        let again = Listener::bind_in(&folder, "0-40.sock").unwrap();
         assert_eq!(again.file.path(), first.file.path());
         drop(first);
         assert!(again.file.path().exists());
@@ -211,11 +221,15 @@ mod tests {
         let folder = parent.path().join("open");
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
-        assert!(Listener::bind_in(&folder, (0, 1)).is_err());
+        assert!(Listener::bind_in(&folder, "0-1.sock").is_err());
         let link = parent.path().join("link");
         std::os::unix::fs::symlink(parent.path(), &link).unwrap();
-        assert!(Listener::bind_in(&link, (0, 1)).is_err());
-        assert!(candidates((0, 7), 0)[0].ends_with("run/ferrofs/0-7.sock"));
-        assert!(candidates((0, 7), 12345).iter().any(|path| path.starts_with("/run/user/12345")));
+        assert!(Listener::bind_in(&link, "0-1.sock").is_err());
+        assert!(candidates((0, 7), None, 0)[0].ends_with("run/ferrofs/0-7.sock"));
+        let parts = candidates((0, 7), Some(3), 0);
+        assert!(parts[0].ends_with("0-7-3.sock") && parts[1].ends_with("0-7.sock"), "{parts:?}");
+        assert!(
+            candidates((0, 7), None, 12345).iter().any(|path| path.starts_with("/run/user/12345"))
+        );
     }
 }

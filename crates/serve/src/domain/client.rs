@@ -4,14 +4,14 @@
 //! Invariants: a domain has one server, also if two mounts begin it at once; only its owner gets near.
 
 use super::daemon::DOMAIN_COMMAND;
+use super::folder;
 use super::member::MemberSpec;
 use super::message::{Added, DomainCommand, DomainSpec, DomainStats, Mechanism, ask};
+use super::sight::SightSpec;
 use crate::control::{connect, folder_of_root, make_folder};
 use crate::{Chosen, Error, Method, MountSpec, Result};
-use ferrofs_linux::UnmountFlags;
-use rustix::fs::FlockOperation;
-use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,8 +38,20 @@ pub struct ShareSpec {
     pub keep_seconds: Option<u64>,
 }
 
+/// An image mounted in a domain.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SharedMount {
+    /// How, and why so.
+    pub chosen: Chosen,
+    /// Where its metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
+    /// What does not work though it is mounted.
+    pub notes: Vec<String>,
+}
+
 /// Mounts an image in a domain: by its server, as one of its images.
-pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
+pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<SharedMount> {
     if !rustix::process::geteuid().is_root() {
         let what = "mounting a part of another mount needs root";
         return Err(Error::Option { option: String::from("--share"), what });
@@ -51,31 +63,30 @@ pub fn mount_shared(spec: &MountSpec, share: &ShareSpec) -> Result<Chosen> {
     ferrofs_linux::check_target(&spec.target)?;
     let folder = folder_of(&share.domain)?;
     let image = member_spec(spec)?;
-    let fail = |doing| move |error| Error::Io { doing, error };
-    make_folder(&folder).map_err(fail("make the domain's folder"))?;
-    let lock = File::create(folder.join("lock")).map_err(fail("lock the domain"))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|errno| fail("lock the domain")(errno.into()))?;
+    let lock = folder::lock(&folder)?;
     let keep_seconds = share.keep_seconds;
+    let sight = sight_spec(spec)?;
     let command = DomainCommand::Add {
         image: Box::new(image),
         mechanism: share.mechanism,
         trust: share.trust_digests,
         keep_seconds,
+        sight,
     };
-    let running = connect(&folder.join("socket"));
+    let running = connect(&folder::socket(&folder));
     let asked = running.ok().map(|stream| ask(&stream, &folder, &command));
     let added: Added = match asked {
         // It was about to end.
         None | Some(Err(Error::NoServer { .. })) => {
-            ask(&begin(spec, share, &folder)?, &folder, &command)?
+            ask(&begin(spec, share, &folder, &lock)?, &folder, &command)?
         }
         Some(answer) => answer?,
     };
     drop(lock);
     let tree = folder.join(&added.tree);
     ferrofs_linux::mount_tree(&tree, &spec.target, spec.options.kernel_flags())?;
-    Ok(Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) })
+    let chosen = Chosen { method: Method::Shared(share.domain.clone()), reason: describe(&added) };
+    Ok(SharedMount { chosen, metrics: added.metrics, notes: added.notes })
 }
 
 fn describe(added: &Added) -> String {
@@ -94,6 +105,20 @@ fn describe(added: &Added) -> String {
         text = format!("{text}; {more:.1} MiB are equal but for mode, owner, time or attributes");
     }
     text
+}
+
+fn sight_spec(spec: &MountSpec) -> Result<SightSpec> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| Error::Open { path: path.to_owned(), error })
+    };
+    let fuse = &spec.options.fuse;
+    let metrics_file = match &fuse.metrics_file {
+        Some((path, interval)) => Some((absolute(path)?, *interval)),
+        None => None,
+    };
+    // As the kernel will show it.
+    let target = spec.target.canonicalize().or_else(|_| absolute(&spec.target))?;
+    Ok(SightSpec { target, metrics: fuse.metrics, metrics_file })
 }
 
 fn member_spec(spec: &MountSpec) -> Result<MemberSpec> {
@@ -135,13 +160,16 @@ fn folder_of(domain: &str) -> Result<PathBuf> {
 }
 
 /// Starts the server of a domain.
-fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStream> {
+fn begin(
+    spec: &MountSpec,
+    share: &ShareSpec,
+    folder: &Path,
+    lock: &folder::Lock,
+) -> Result<UnixStream> {
     let fail = |doing| move |error| Error::Io { doing, error };
-    // What a server left behind that was killed.
-    let left = ferrofs_linux::mountinfo::find_under(folder);
-    for mount in left.map_err(fail("read the list of mounts"))? {
-        ferrofs_linux::unmount(&mount.target, UnmountFlags { lazy: true, force: false })?;
-    }
+    // What a server left behind that was killed. What users have mounted of it stays, and gives errors:
+    // never what lies below, as if it were the image.
+    folder::detach(folder, lock)?;
     let mut child = Command::new("/proc/self/exe")
         .arg(DOMAIN_COMMAND)
         .stdin(Stdio::piped())
@@ -172,7 +200,7 @@ fn begin(spec: &MountSpec, share: &ShareSpec, folder: &Path) -> Result<UnixStrea
         let message = format!("the domain's server did not start: {said}");
         return Err(Error::Refused { message });
     }
-    connect(&folder.join("socket"))
+    connect(&folder::socket(folder))
         .map_err(|error| Error::NoServer { path: folder.to_owned(), error })
 }
 
@@ -185,7 +213,7 @@ pub fn domains_running() -> Result<Vec<DomainStats>> {
     }
     for entry in std::fs::read_dir(domains()?).map_err(fail)? {
         let folder = entry.map_err(fail)?.path();
-        let Ok(stream) = connect(&folder.join("socket")) else { continue };
+        let Ok(stream) = connect(&folder::socket(&folder)) else { continue };
         match ask(&stream, &folder, &DomainCommand::Stats { memory: false }) {
             Ok(stats) => found.push(stats),
             // It has just ended, or is of another version: no reason to hide the others.
@@ -198,10 +226,17 @@ pub fn domains_running() -> Result<Vec<DomainStats>> {
 
 fn server(domain: &str) -> Result<(UnixStream, PathBuf)> {
     let folder = folder_of(domain)?;
-    match connect(&folder.join("socket")) {
+    match connect(&folder::socket(&folder)) {
         Ok(stream) => Ok((stream, folder)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Error::Refused { message: format!("there is no domain {domain} now") })
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            let message = format!(
+                "the server of domain {domain} was killed; `ferrofs share stop {domain}` removes what \
+                 it has left, and `ferrofs mount --share {domain}` begins anew"
+            );
+            Err(Error::Refused { message })
         }
         Err(error) => Err(Error::NoServer { path: folder, error }),
     }
@@ -213,15 +248,50 @@ pub fn domain_stats(domain: &str) -> Result<DomainStats> {
     ask(&stream, &folder, &DomainCommand::Stats { memory: true })
 }
 
-/// Ends a domain of which nothing is mounted, and so its cache.
-pub fn stop_domain(domain: &str) -> Result<()> {
+/// How a domain was ended.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Its server had been killed.
+    pub dead: bool,
+    /// Mounts of the dead server, which gave errors only, and were detached.
+    pub detached: Vec<PathBuf>,
+}
+
+/// Ends a domain of which nothing is mounted, and so its cache; or removes what one has left whose
+/// server was killed.
+pub fn stop_domain(domain: &str) -> Result<Stopped> {
+    let folder = folder_of(domain)?;
+    if folder::is_dead(&folder) {
+        let lock = folder::lock(&folder)?;
+        // Nobody has begun another meanwhile.
+        if folder::is_dead(&folder) {
+            let detached = folder::detach_users(&folder, &lock)?;
+            folder::detach(&folder, &lock)?;
+            folder::remove(&folder, lock);
+            return Ok(Stopped { dead: true, detached });
+        }
+    }
     let (stream, folder) = server(domain)?;
     ask::<serde_json::Value>(&stream, &folder, &DomainCommand::Stop)?;
-    // Its mounts go last of all that it does.
+    // Its mounts go last of all that it does, then its folder.
     let begun = Instant::now();
-    let left = || ferrofs_linux::mountinfo::find_under(&folder).is_ok_and(|left| !left.is_empty());
-    while left() && begun.elapsed() < STOP_TIME {
+    while folder.exists() && begun.elapsed() < STOP_TIME {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+    Ok(Stopped::default())
+}
+
+/// Names of domains whose servers were killed.
+pub fn domains_dead() -> Result<Vec<String>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Vec::new());
+    }
+    let fail = |error| Error::Io { doing: "read the folder of domains", error };
+    let entries = std::fs::read_dir(domains()?).map_err(fail)?;
+    let dead = entries.flatten().filter(|entry| folder::is_dead(&entry.path()));
+    let mut names: Vec<String> =
+        dead.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
 }

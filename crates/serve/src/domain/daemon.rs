@@ -6,23 +6,29 @@
 //! under somebody; what one client asks holds up no reader.
 
 use super::backing::DomainFiles;
+use super::folder;
 use super::fs::{DomainFs, FILES};
+use super::guard::{self, Guard};
 use super::member::{Member, MemberSpec};
-use super::message::{Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism};
+use super::message::{
+    Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism, parse_line,
+};
+use super::sight::{self, Sight, SightSpec};
 use super::view::{ViewServer, probe};
-use crate::control::{LINE_MAX, Refusal, Reply, Request, VERSION, make_folder, peer_uid};
+use crate::control::{LINE_MAX, Refusal, Reply, VERSION, make_folder, peer_uid};
 use crate::{EngineConfig, Error, MountOptions, Result, lazy};
 use ferrofs_fuse::{ROOT_NODE, Session, SessionConfig};
 use ferrofs_image::Nid;
 use ferrofs_linux::{UnmountFlags, mountinfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +54,10 @@ struct Domain {
     fs: Arc<DomainFs>,
     session: Arc<Session>,
     device: Option<(u32, u32)>,
+    guard: Guard,
+    begun: Instant,
+    /// The process is about to end.
+    ending: AtomicBool,
     keep_seconds: AtomicU64,
     /// The number of the next image. Locked while one joins or leaves.
     next: Mutex<u16>,
@@ -56,6 +66,8 @@ struct Domain {
     clients: AtomicUsize,
     /// Images that are file systems of their own.
     views: Mutex<BTreeMap<u16, ViewServer>>,
+    /// What answers `ctl`, and serves metrics, of each image.
+    sights: Mutex<BTreeMap<u16, Vec<sight::Seen>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -64,9 +76,13 @@ struct Seen {
     mounted: bool,
 }
 
-/// Serves a domain, as told on the standard input; says on the standard output when it can be used.
+/// Serves a domain, as told on the standard input; says on the standard output when it can be used. Or
+/// is the guard of such a process, if `arguments`, those behind [`DOMAIN_COMMAND`], say so.
 #[must_use]
-pub fn serve_domain() -> u8 {
+pub fn serve_domain(arguments: &[OsString]) -> u8 {
+    if let Some(code) = guard::guard(arguments) {
+        return code;
+    }
     let mut line = Vec::new();
     let spec = io::stdin().lock().take(LINE_MAX as u64).read_until(b'\n', &mut line);
     let spec = spec.and_then(|_| Ok(serde_json::from_slice::<DomainSpec>(&line)?));
@@ -97,7 +113,9 @@ impl Domain {
         let fail = |doing| move |error| Error::Io { doing, error };
         // A session of its own: it outlives the terminal of the mount that began it.
         rustix::process::setsid().map_err(|errno| fail("leave the terminal")(errno.into()))?;
-        let tree = spec.folder.join("tree");
+        // Before there is anything that it must not have.
+        let guard = Guard::start(&spec.folder).map_err(fail("start the domain's guard"))?;
+        let tree = folder::tree(&spec.folder);
         make_folder(&tree).map_err(fail("make the domain's folder"))?;
         let mut spec = spec;
         if spec.mechanism == Mechanism::Auto {
@@ -112,7 +130,8 @@ impl Domain {
         let config = SessionConfig { threads_max: THREADS_MAX, readdirplus_always, ..config };
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
-        let socket = spec.folder.join("socket");
+        guard.watch(device);
+        let socket = folder::socket(&spec.folder);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(fail("replace the domain's socket")(error));
@@ -129,10 +148,14 @@ impl Domain {
             fs,
             session,
             device,
+            guard,
+            begun: Instant::now(),
+            ending: AtomicBool::new(false),
             next: Mutex::new(1),
             seen: Mutex::default(),
             clients: AtomicUsize::new(0),
             views: Mutex::default(),
+            sights: Mutex::default(),
         };
         Ok((Arc::new(domain), listener))
     }
@@ -143,7 +166,14 @@ impl Domain {
         if thread.spawn(move || domain.attend(&listener)).is_err() {
             return 1;
         }
-        u8::from(self.session.run().is_err())
+        let code = u8::from(self.session.run().is_err());
+        if self.ending.load(Ordering::Acquire) {
+            // The other thread has unmounted it, and ends the process when all else is done.
+            loop {
+                std::thread::park();
+            }
+        }
+        code
     }
 
     /// Answers clients and looks what is mounted.
@@ -230,14 +260,8 @@ impl Domain {
         line: &[u8],
         stop: &mut bool,
     ) -> std::result::Result<serde_json::Value, Refusal> {
-        let refuse =
-            |error: serde_json::Error| Refusal(format!("the request is not understood: {error}"));
-        let request: Request = serde_json::from_slice(line).map_err(refuse)?;
-        if request.version != VERSION {
-            let text = format!("version {} is asked for; this is {VERSION}", request.version);
-            return Err(Refusal(text));
-        }
-        match serde_json::from_value(request.command).map_err(refuse)? {
+        let refuse = |error: serde_json::Error| Refusal(format!("no answer: {error}"));
+        match parse_line(line)? {
             DomainCommand::Stats { memory } => {
                 let mut stats = self.stats();
                 stats.memory_bytes = memory.then(|| self.memory_bytes());
@@ -252,7 +276,7 @@ impl Domain {
                 *stop = true;
                 Ok(serde_json::Value::Null)
             }
-            DomainCommand::Add { image, mechanism, trust, keep_seconds } => {
+            DomainCommand::Add { image, mechanism, trust, keep_seconds, sight } => {
                 if mechanism != Mechanism::Auto && mechanism != self.spec.mechanism {
                     let text = format!("the domain shares by {}", self.spec.mechanism);
                     return Err(Refusal(text));
@@ -264,7 +288,7 @@ impl Domain {
                 if let Some(seconds) = keep_seconds {
                     self.keep_seconds.store(seconds, Ordering::Relaxed);
                 }
-                let added = self.add(*image).map_err(|error| Refusal(error.to_string()))?;
+                let added = self.add(*image, sight).map_err(|error| Refusal(error.to_string()))?;
                 serde_json::to_value(added).map_err(refuse)
             }
         }
@@ -275,14 +299,21 @@ impl Domain {
         seen.insert(slot, Seen { at: Instant::now(), mounted });
     }
 
-    fn add(&self, image: MemberSpec) -> Result<Added> {
+    fn add(&self, image: MemberSpec, sight: SightSpec) -> Result<Added> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.fs.members();
         if let Some(member) = members.iter().find(|member| member.is(&image)) {
             self.see(member.slot, false);
-            let (tree, images) = (self.tree_of(member.slot), members.len());
-            return Ok(Added { tree, again: true, images, stats: self.stats() });
+            if sight.metrics.is_none() && sight.metrics_file.is_none() {
+                return Ok(self.added(member.slot, true));
+            }
+            let sight = sight.prepare()?;
+            // Its socket is there; further metrics come in addition to those that are.
+            self.show(member, sight, false)?;
+            return Ok(self.added(member.slot, true));
         }
+        // What can fail does before anything is changed.
+        let sight = sight.prepare()?;
         let slot = *next;
         let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
         let cache_bytes = self.spec.cache_bytes / (members.len() as u64 + 1);
@@ -290,7 +321,7 @@ impl Domain {
         let member = Arc::new(Member::open(slot, image, config)?);
         *next = after;
         for other in &members {
-            other.fs.engine().set_cache_bytes(cache_bytes);
+            other.give_cache(cache_bytes);
         }
         if member.blobs.is_empty() {
             count(&self.fs, &member);
@@ -309,11 +340,56 @@ impl Domain {
             self.fs.remove(slot);
             return Err(error);
         }
+        self.see(slot, false);
+        self.show(&member, sight, true)?;
         // Whoever looked for it before got told that there is none, and the kernel remembers.
         let _ = self.session.notifier().inval_entry(ROOT_NODE, slot.to_string().as_bytes());
-        self.see(slot, false);
-        let images = members.len() + 1;
-        Ok(Added { tree: self.tree_of(slot), again: false, images, stats: self.stats() })
+        Ok(self.added(slot, false))
+    }
+
+    fn added(&self, slot: u16, again: bool) -> Added {
+        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = sights.get(&slot).and_then(|all| all.last());
+        Added {
+            tree: self.tree_of(slot),
+            again,
+            images: self.fs.members().len(),
+            metrics: last.and_then(|last| last.metrics),
+            notes: last.map(|last| last.notes.clone()).unwrap_or_default(),
+            stats: self.stats(),
+        }
+    }
+
+    /// Lets an image be seen.
+    fn show(&self, member: &Arc<Member>, prepared: sight::Prepared, socket: bool) -> Result<()> {
+        let sight = Sight {
+            domain: self.spec.name.clone(),
+            mechanism: self.spec.mechanism,
+            fs: Arc::clone(&self.fs),
+            member: Arc::clone(member),
+        };
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let (session, device) = match views.get(&member.slot) {
+            Some(view) => (view.session(), view.device()),
+            None => (Arc::clone(&self.session), self.device),
+        };
+        drop(views);
+        let seen = sight.open(prepared, session, device.filter(|_| socket))?;
+        let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
+        sights.entry(member.slot).or_default().push(seen);
+        Ok(())
+    }
+
+    /// Takes an image out that nobody uses.
+    fn forget(&self, member: &Member) {
+        if !self.let_go(member) {
+            return;
+        }
+        self.fs.remove(member.slot);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
+        let gone = self.sights.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
+        // Without the lock: who answers just now may have to be waited for.
+        drop(gone);
     }
 
     /// What is to be mounted of an image, from the domain's folder on.
@@ -332,10 +408,11 @@ impl Domain {
         let (fs, member) = (Arc::clone(&self.fs), Arc::clone(member));
         let slot = member.slot;
         let files = DomainFiles {
-            folder: self.spec.folder.join("tree").join(FILES),
+            folder: folder::tree(&self.spec.folder).join(FILES),
             notifier: self.session.notifier(),
         };
         let view = ViewServer::start(fs, member, files, &target)?;
+        self.guard.watch(view.device());
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, view);
         Ok(())
     }
@@ -405,18 +482,20 @@ impl Domain {
             if since < keep {
                 continue;
             }
-            if self.let_go(member) {
-                self.fs.remove(member.slot);
-                self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
-            }
+            self.forget(member);
         }
-        self.fs.members().is_empty() && !members.is_empty()
+        // Who has begun it may not have had an image that can be opened.
+        let begun = self.begun.elapsed() > JOIN_TIME;
+        self.fs.members().is_empty() && (begun || !members.is_empty())
     }
 
     /// Ends the process.
     fn end(&self) -> ! {
+        self.ending.store(true, Ordering::Release);
         // If it cannot go, the next server replaces it.
-        let _ = std::fs::remove_file(self.spec.folder.join("socket"));
+        let _ = std::fs::remove_file(folder::socket(&self.spec.folder));
+        // Their sockets and files go with them.
+        drop(std::mem::take(&mut *self.sights.lock().unwrap_or_else(PoisonError::into_inner)));
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         for view in views.values() {
             view.end();
@@ -425,14 +504,17 @@ impl Domain {
             // Nothing is mounted from it any more; whoever looks at its folder has lost.
             let _ = unmounter.unmount(UnmountFlags { lazy: true, force: false });
         }
-        // The lock stays, for who waits for it: with it the folder.
-        let _ = std::fs::remove_dir(self.spec.folder.join("tree"));
+        let _ = std::fs::remove_dir(folder::tree(&self.spec.folder));
+        // Whoever has the lock is about to begin another server, or removes the folder himself.
+        if let Some(lock) = folder::lock_now(&self.spec.folder) {
+            folder::remove(&self.spec.folder, lock);
+        }
         std::process::exit(0)
     }
 
     /// What the kernel has in memory of shared contents.
     fn memory_bytes(&self) -> u64 {
-        let files = self.spec.folder.join("tree").join(FILES);
+        let files = folder::tree(&self.spec.folder).join(FILES);
         let cached = |node: u64| {
             let file = std::fs::File::open(files.join(DomainFs::name_of(node))).ok()?;
             ferrofs_linux::pagecache::cached_bytes(&file).ok()

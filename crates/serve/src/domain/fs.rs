@@ -233,7 +233,8 @@ impl ReadOnlyFs for DomainFs {
                 let inode = Self::inode(&member, nid).ok();
                 let node = inode.and_then(|inode| match inode.file_type {
                     FileType::Regular if inode.size > 0 => {
-                        self.sharing.peek(&member, &inode).ok().flatten()
+                        let node = self.sharing.peek(&member, &inode).ok().flatten();
+                        node.inspect(|node| self.sharing.tally(&member, *node))
                     }
                     _ => Some(ino),
                 });

@@ -48,7 +48,7 @@ impl Identity {
 pub(crate) struct Member {
     pub(crate) slot: u16,
     pub(crate) spec: MemberSpec,
-    pub(crate) fs: ErofsFs,
+    pub(crate) fs: Arc<ErofsFs>,
     /// Its files, if it has some on this machine.
     files: Vec<File>,
     identity: Identity,
@@ -58,6 +58,16 @@ pub(crate) struct Member {
     pub(crate) root_references: AtomicU64,
     /// Files whose content is not what the image says, or is not any more.
     pub(crate) lies: AtomicU64,
+    /// Times that a file was asked for and found to be shared content, and that it was not.
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    /// Bytes of it that were hashed before they were shared.
+    pub(crate) hashed_bytes: AtomicU64,
+    /// Bytes of it that were read as shared content, and were what they had to be.
+    pub(crate) verified_bytes: AtomicU64,
+    /// The limit of its caches: what its domain gave it last, and what is set.
+    pub(crate) cache_given: AtomicU64,
+    pub(crate) cache_bytes: Arc<AtomicU64>,
     pub(crate) added: Instant,
 }
 
@@ -73,14 +83,21 @@ impl Member {
         };
         let fail = |error| Error::Open { path: spec.image.clone(), error };
         let identity = Identity::of(&files).map_err(fail)?;
+        let cache_bytes = config.cache_bytes;
         Ok(Self {
             slot,
-            fs: ErofsFs::new(Arc::new(image), config),
+            fs: Arc::new(ErofsFs::new(Arc::new(image), config)),
             files,
             identity,
             blobs,
             root_references: AtomicU64::new(0),
             lies: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            hashed_bytes: AtomicU64::new(0),
+            verified_bytes: AtomicU64::new(0),
+            cache_given: AtomicU64::new(cache_bytes),
+            cache_bytes: Arc::new(AtomicU64::new(cache_bytes)),
             added: Instant::now(),
             spec,
         })
@@ -130,6 +147,15 @@ impl Member {
     /// those who compare numbers.
     pub(crate) fn attr(&self, nid: Nid, node: u64) -> std::result::Result<Attr, Errno> {
         Ok(Attr { ino: node, ..self.fs.getattr(self.inner(nid))? })
+    }
+
+    /// Gives it another part of the domain's memory, unless somebody has set its own.
+    pub(crate) fn give_cache(&self, bytes: u64) {
+        let given = self.cache_given.swap(bytes, Ordering::Relaxed);
+        let set = &self.cache_bytes;
+        if set.compare_exchange(given, bytes, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.fs.engine().set_cache_bytes(bytes);
+        }
     }
 
     /// Whether all bytes of a file are on this machine.

@@ -2,10 +2,12 @@
 //! What is said to the server of a domain: a line of JSON each way, as on other control sockets.
 
 use super::member::MemberSpec;
-use crate::control::{Reply, Request, VERSION};
+use super::sight::SightSpec;
+use crate::control::{Refusal, Reply, Request, VERSION};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,7 +61,13 @@ pub(crate) struct DomainSpec {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum DomainCommand {
     /// An image joins: answered with [`Added`].
-    Add { image: Box<MemberSpec>, mechanism: Mechanism, trust: bool, keep_seconds: Option<u64> },
+    Add {
+        image: Box<MemberSpec>,
+        mechanism: Mechanism,
+        trust: bool,
+        keep_seconds: Option<u64>,
+        sight: SightSpec,
+    },
     /// Answered with [`DomainStats`]; with `memory`, what the page cache has is counted, too.
     Stats { memory: bool },
     /// Ends, unless an image is mounted.
@@ -75,6 +83,10 @@ pub(crate) struct Added {
     pub(crate) again: bool,
     pub(crate) images: usize,
     pub(crate) stats: DomainStats,
+    /// Where its metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// What does not work though it will be mounted.
+    pub(crate) notes: Vec<String>,
 }
 
 /// An image of a domain.
@@ -143,22 +155,89 @@ pub(crate) fn ask<T: for<'a> Deserialize<'a>>(
     stream.set_nonblocking(false).map_err(fail)?;
     stream.set_read_timeout(Some(ANSWER_TIME)).map_err(fail)?;
     stream.set_write_timeout(Some(ANSWER_TIME)).map_err(fail)?;
-    let command = serde_json::to_value(command).map_err(|_| Error::Answer)?;
-    let mut line =
-        serde_json::to_vec(&Request { version: VERSION, command }).map_err(|_| Error::Answer)?;
-    line.push(b'\n');
     let mut stream = stream;
-    stream.write_all(&line).map_err(fail)?;
+    stream.write_all(&line_of(command)?).map_err(fail)?;
     let mut answer = Vec::new();
     stream.take(ANSWER_MAX).read_to_end(&mut answer).map_err(fail)?;
     if answer.is_empty() {
         return Err(fail(io::ErrorKind::UnexpectedEof.into()));
     }
-    match serde_json::from_slice(&answer).map_err(|_| Error::Answer)? {
+    parse_answer(&answer)
+}
+
+/// The line that asks.
+pub(crate) fn line_of(command: &DomainCommand) -> Result<Vec<u8>> {
+    let command = serde_json::to_value(command).map_err(|_| Error::Answer)?;
+    let mut line =
+        serde_json::to_vec(&Request { version: VERSION, command }).map_err(|_| Error::Answer)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// What a line asks.
+pub(crate) fn parse_line(line: &[u8]) -> std::result::Result<DomainCommand, Refusal> {
+    let refuse =
+        |error: serde_json::Error| Refusal(format!("the request is not understood: {error}"));
+    let request: Request = serde_json::from_slice(line).map_err(refuse)?;
+    if request.version != VERSION {
+        let text = format!("version {} is asked for; this is {VERSION}", request.version);
+        return Err(Refusal(text));
+    }
+    serde_json::from_value(request.command).map_err(refuse)
+}
+
+/// What an answer holds.
+fn parse_answer<T: for<'a> Deserialize<'a>>(answer: &[u8]) -> Result<T> {
+    match serde_json::from_slice(answer).map_err(|_| Error::Answer)? {
         Reply { error: Some(message), .. } => Err(Error::Refused { message }),
         Reply { version: VERSION, ok, .. } => {
             serde_json::from_value(ok.unwrap_or_default()).map_err(|_| Error::Answer)
         }
         Reply { .. } => Err(Error::Answer),
+    }
+}
+
+/// For fuzz targets: whatever comes is understood or refused, and what is understood is so again when
+/// it is written anew.
+pub(crate) fn exercise(bytes: &[u8]) {
+    if let Ok(command) = parse_line(bytes) {
+        let line = line_of(&command).expect("what was parsed can be written");
+        let again = parse_line(&line).expect("what was written can be parsed");
+        assert_eq!(line_of(&again).expect("it can be written again"), line);
+    }
+    let text = |stats: &DomainStats| serde_json::to_string(stats).expect("numbers and names");
+    if let Ok(stats) = parse_answer::<DomainStats>(bytes) {
+        let again: DomainStats = serde_json::from_str(&text(&stats)).expect("it was just written");
+        assert_eq!(text(&again), text(&stats));
+    }
+    if let Ok(added) = parse_answer::<Added>(bytes) {
+        let value = serde_json::to_value(&added).expect("numbers and names");
+        serde_json::from_value::<Added>(value).expect("it was just written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_command_is_refused_by_its_fault() {
+        let stats = line_of(&DomainCommand::Stats { memory: true }).unwrap();
+        assert_eq!(stats, b"{\"version\":1,\"command\":{\"stats\":{\"memory\":true}}}\n");
+        assert!(matches!(parse_line(&stats), Ok(DomainCommand::Stats { memory: true })));
+        for (bad, what) in [
+            (&b""[..], "not understood"),
+            (b"{\"version\":2,\"command\":\"stop\"}", "version 2"),
+            (b"{\"version\":1,\"command\":\"explode\"}", "explode"),
+            (b"{\"version\":1,\"command\":{\"stats\":{\"memory\":1}}}", "boolean"),
+            (b"{\"version\":1,\"command\":\"stop\",\"x\":1}", "`x`"),
+            (b"{\"version\":1,\"command\":\"stop\"}}", "trailing"),
+        ] {
+            let Err(Refusal(text)) = parse_line(bad) else { panic!("{bad:?}") };
+            assert!(text.contains(what), "{text}");
+            exercise(bad);
+        }
+        exercise(&stats);
+        exercise(b"{\"version\":1,\"ok\":{\"domain\":\"x\",\"images\":[{\"number\":1}]}}");
     }
 }

@@ -7,7 +7,9 @@
 //! system ([`Mechanism::Superblock`]), or as a file system of its own whose files are opened as those of
 //! the first (`view`, [`Mechanism::Passthrough`]), which shares content of other attributes, too. The
 //! modules: `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
-//! what is one node, `shared` reads it, `member` is an image, `backing` and `ahead` have files of views ready.
+//! what is one node, `shared` reads it, `member` is an image, `backing` and `ahead` have files of views
+//! ready, `sight` shows an image to `ctl`, `folder` is where a domain is found, `guard` sees to it that a
+//! killed server leaves errors and no waiting.
 //!
 //! Invariants: domains are processes and file systems of their own, so nothing is shared between
 //! them; what an image says of its content never decides what another image's users read.
@@ -17,16 +19,22 @@ mod backing;
 mod client;
 mod content;
 mod daemon;
+mod folder;
 mod fs;
+mod guard;
 mod member;
 mod message;
 mod nodes;
 mod shared;
 mod sharing;
+mod sight;
 mod view;
 
 pub use client::{
-    KEEP_SECONDS, ShareSpec, domain_stats, domains_running, mount_shared, stop_domain,
+    KEEP_SECONDS, ShareSpec, SharedMount, Stopped, domain_stats, domains_dead, domains_running,
+    mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
+pub(crate) use message::exercise as exercise_message;
 pub use message::{DomainImage, DomainStats, Mechanism};
+pub(crate) use sight::Sight;

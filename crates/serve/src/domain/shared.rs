@@ -9,6 +9,7 @@ use super::content::{Content, GROUP, group};
 use super::member::Member;
 use ferrofs_fuse::{Attr, Errno, ReadOnlyFs, ReadRequest, SPARE_LEN};
 use ferrofs_image::Nid;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A file that has the content.
@@ -46,6 +47,16 @@ impl SharedFile {
     /// Files that have it now.
     pub(crate) fn users(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many of them are of an image, and whether the first of all is: the others cost no memory.
+    pub(crate) fn users_of(&self, slot: u16) -> (usize, bool) {
+        let providers = self.lock();
+        let of_image = |one: &&Provider| one.member.slot == slot;
+        (
+            providers.iter().filter(of_image).count(),
+            providers.first().as_ref().is_some_and(of_image),
+        )
     }
 
     pub(crate) fn add(&self, member: &Arc<Member>, nid: Nid) {
@@ -116,6 +127,7 @@ impl SharedFile {
             let mut pieces = bytes.chunks(GROUP).zip(groups);
             // As many digests as pieces: both follow from the size.
             if bytes.len() == len && pieces.all(|(bytes, digest)| group(bytes) == *digest) {
+                member.verified_bytes.fetch_add(len as u64, Ordering::Relaxed);
                 return Ok(());
             }
             member.report_lie(*nid, "its content is not any more what was shared");

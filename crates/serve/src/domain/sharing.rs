@@ -193,6 +193,19 @@ impl Sharing {
 
     /// The node of a regular file, which is that of its content if it shares.
     pub(crate) fn resolve(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
+        let node = self.find(member, inode)?;
+        self.tally(member, node);
+        Ok(node)
+    }
+
+    /// Counts that the kernel was given a file's node.
+    pub(crate) fn tally(&self, member: &Member, node: u64) {
+        let is_shared = self.lock().nodes.contains_key(&node);
+        let counter = if is_shared { &member.hits } else { &member.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn find(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
         if let Some(node) = self.peek(member, inode)? {
             return Ok(node);
         }
@@ -291,6 +304,7 @@ impl Sharing {
         match proof {
             Ok(proof) => {
                 self.hashed_bytes.fetch_add(proof.content.size, Ordering::Relaxed);
+                member.hashed_bytes.fetch_add(proof.content.size, Ordering::Relaxed);
                 if known.claim.is_some_and(|claim| claim != proof.content) {
                     member.report_lie(nid, "its digest in the image is not that of its content");
                     *proven = Proven::Never;
@@ -381,6 +395,22 @@ impl Sharing {
             }
             !is_over
         });
+    }
+
+    /// What one image shares. What is hashed and what differs is not counted.
+    pub(crate) fn stats_of(&self, slot: u16) -> SharingStats {
+        let mut stats = SharingStats::default();
+        for file in self.lock().nodes.values() {
+            let (users, first) = file.users_of(slot);
+            let bytes = file.content.size.next_multiple_of(4096);
+            stats.contents += u64::from(users > 0);
+            stats.files += users as u64;
+            let mapped = bytes.saturating_mul(users as u64);
+            stats.mapped_bytes = stats.mapped_bytes.saturating_add(mapped);
+            let spared = users.saturating_sub(usize::from(first)) as u64;
+            stats.saved_bytes = stats.saved_bytes.saturating_add(bytes.saturating_mul(spared));
+        }
+        stats
     }
 
     pub(crate) fn stats(&self) -> SharingStats {

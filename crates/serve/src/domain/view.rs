@@ -73,6 +73,10 @@ impl ViewServer {
         Ok(server)
     }
 
+    pub(crate) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+
     /// Device number of its mounts.
     pub(crate) fn device(&self) -> Option<(u32, u32)> {
         self.session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device)

@@ -13,12 +13,11 @@ use ferrofs_engine::{Engine, EngineConfig};
 use ferrofs_image::{Image, Inode, OpenOptions};
 use ferrofs_tree::{InodeId, Metadata, NewContent, TreeBuilder, Xattr};
 
-use super::folder::{self, Contents, Lock, STORES, Stored};
+use super::folder::{self, Contents, Lock, REDIRECT, STORES, Stored};
 use super::scan::{Found, Holes, ImageSource, Scanned};
 use super::{ContentStore, Error, ImageId, Input, Result, StoreId, hash, scan};
 
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
-const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 
 /// What adding an image did.
 #[derive(Clone, Copy, Debug)]

@@ -23,6 +23,8 @@ const SUFFIX: &str = "erofs";
 const WORKING: &str = "new";
 /// Attribute of an image's root that lists its stores; mounts do not show it.
 pub(super) const STORES: &[u8] = b"ferrofs.stores";
+/// Attribute of a file that says where its content is, as overlayfs wants it.
+pub(super) const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 /// Bytes of an id.
 const ID_LEN: usize = 16;
 
@@ -336,7 +338,7 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = fs::read_dir(folder).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()
     });

@@ -22,7 +22,7 @@ use super::folder::{self, Lock};
 use super::{ContentStore, Error, ImageId, Result, StoreId, guard};
 
 /// What overlays of ours are called in the list of mounts.
-const SOURCE: &str = "ferrofs-share";
+pub(super) const SOURCE: &str = "ferrofs-share";
 
 impl ContentStore {
     /// Mounts an image that was added. Needs root, and Linux 6.8.

@@ -37,7 +37,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.6re
 dt{opacity:.7}dd{margin:0}footer{margin:3rem 0 1rem;opacity:.6;font-size:.85em}";
 
 /// The page about an image.
-pub(in crate::commands) fn page(title: &str, image: &Image, found: &Inspection) -> String {
+pub(in crate::commands) fn page(title: &str, image: &Image, found: &Inspection) -> Page {
     let mut page = Page::new(title);
     page.facts(&facts(image, found));
     for (index, device) in found.devices.iter().enumerate() {
@@ -48,7 +48,7 @@ pub(in crate::commands) fn page(title: &str, image: &Image, found: &Inspection) 
     page.table("Below the root", &found.tops);
     page.table("By suffix", &found.suffixes);
     page.table("Largest files", &found.largest);
-    page.end()
+    page
 }
 
 /// Parts of a blob, all of the same length, and how much of each is there: 0 to 1.
@@ -260,6 +260,10 @@ impl Page {
         if let Some(more) = shares.len().checked_sub(ROWS).filter(|&more| more > 0) {
             self.put(format_args!("<p>and {more} more</p>\n"));
         }
+    }
+
+    pub(in crate::commands) fn heading(&mut self, text: &str) {
+        self.put(format_args!("<h2>{}</h2>\n", Text(text)));
     }
 
     /// Appends markup.

@@ -1,32 +1,93 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `share ls` and `share stat`: domains, whose mounts share memory.
 
+use super::overlay;
 use crate::json;
 use crate::output::Out;
 use crate::size;
 use ferrofs_serve::{DomainImage, DomainStats};
+use ferrofs_share::contents::StoreStats;
+use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 
-pub(crate) fn list(json: bool) -> anyhow::Result<()> {
+/// Domains with a server of theirs, and those with a content store, as JSON has them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Served(DomainStats),
+    Stored(StoreStats),
+}
+
+/// Both that a domain of one name can have.
+#[derive(Serialize)]
+struct Both {
+    #[serde(flatten)]
+    served: DomainStats,
+    overlay: StoreStats,
+}
+
+pub(crate) fn list(json: bool, folder: Option<&Path>) -> anyhow::Result<()> {
     let mut out = Out::new();
-    let domains = ferrofs_serve::domains_running()?;
+    let served = ferrofs_serve::domains_running()?;
+    let stored = overlay::all(folder)?;
     if json {
-        json::write(&mut out, &domains)?;
+        let served = served.into_iter().map(Listed::Served);
+        let all: Vec<_> = served.chain(stored.into_iter().map(Listed::Stored)).collect();
+        json::write(&mut out, &all)?;
     } else {
-        show_all(&mut out, &domains)?;
+        show_all(&mut out, &served)?;
+        for domain in ferrofs_serve::domains_dead()? {
+            writeln!(
+                out,
+                "{domain}: its server was killed; `ferrofs share stop {domain}` cleans up"
+            )?;
+        }
+        for StoreStats { domain, images, stored_bytes, saved_bytes, .. } in &stored {
+            let (stored, saved) = (size::show(*stored_bytes), size::show(*saved_bytes));
+            let images = images.len();
+            writeln!(
+                out,
+                "{domain}: overlay, {images} images, {stored} stored, {saved} less in memory"
+            )?;
+        }
     }
     Ok(out.flush()?)
 }
 
-pub(crate) fn stat(domain: &str, json: bool) -> anyhow::Result<()> {
+pub(crate) fn stat(domain: &str, json: bool, folder: Option<&Path>) -> anyhow::Result<()> {
     let mut out = Out::new();
-    let stats = ferrofs_serve::domain_stats(domain)?;
-    if json {
-        json::write(&mut out, &stats)?;
-    } else {
-        show(&mut out, &stats)?;
+    let stored = overlay::one(domain, folder, true)?;
+    let served = match (ferrofs_serve::domain_stats(domain), &stored) {
+        (Ok(served), _) => Some(served),
+        // There is no server, and need be none.
+        (Err(ferrofs_serve::Error::Refused { .. }), Some(_)) => None,
+        (Err(error), _) => return Err(error.into()),
+    };
+    match (json, served, stored) {
+        (true, Some(served), Some(overlay)) => json::write(&mut out, &Both { served, overlay })?,
+        (true, Some(served), None) => json::write(&mut out, &served)?,
+        (true, None, stored) => json::write(&mut out, &stored)?,
+        (false, served, stored) => {
+            if let Some(served) = &served {
+                show(&mut out, served)?;
+            }
+            if let Some(stored) = &stored {
+                show_store(&mut out, stored)?;
+            }
+        }
     }
     Ok(out.flush()?)
+}
+
+/// Ends a domain, or removes what is left of it.
+pub(crate) fn stop(domain: &str) -> anyhow::Result<()> {
+    let stopped = ferrofs_serve::stop_domain(domain)?;
+    if stopped.dead {
+        let count = stopped.detached.len();
+        eprintln!("ferrofs: the server of {domain} was dead; {count} mounts of it were detached");
+    }
+    Ok(())
 }
 
 fn show_all(out: &mut Out, domains: &[DomainStats]) -> io::Result<()> {
@@ -34,6 +95,41 @@ fn show_all(out: &mut Out, domains: &[DomainStats]) -> io::Result<()> {
         let DomainStats { domain: name, mechanism, images, saved_bytes, .. } = domain;
         let saved = size::show(*saved_bytes);
         writeln!(out, "{name}: {mechanism}, {} images, {saved} less in memory", images.len())?;
+    }
+    Ok(())
+}
+
+fn show_store(out: &mut Out, stats: &StoreStats) -> io::Result<()> {
+    writeln!(out, "domain     {}", stats.domain)?;
+    writeln!(out, "mechanism  {} (content stores in {})", stats.mechanism, stats.folder.display())?;
+    writeln!(
+        out,
+        "stored     {} contents of {}, which take {} in {} stores ({} mounted)",
+        stats.stored_contents,
+        size::show(stats.content_bytes),
+        size::show(stats.stored_bytes),
+        stats.stores,
+        stats.mounted_stores
+    )?;
+    writeln!(
+        out,
+        "shared     {} contents of {} files, {} mapped, {} less in memory",
+        stats.contents,
+        stats.files,
+        size::show(stats.mapped_bytes),
+        size::show(stats.saved_bytes)
+    )?;
+    if let Some(bytes) = stats.memory_bytes {
+        writeln!(out, "in memory  {} of stored contents, each once", size::show(bytes))?;
+    }
+    for (index, image) in stats.images.iter().enumerate() {
+        writeln!(out, "image {}    {}: {} files", index + 1, image.id, image.files)?;
+        for target in &image.targets {
+            writeln!(out, "           on {}", target.display())?;
+        }
+        if image.targets.is_empty() {
+            writeln!(out, "           not mounted")?;
+        }
     }
     Ok(())
 }

@@ -25,11 +25,12 @@ struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    fn new(path: &'a Path) -> anyhow::Result<Self> {
+    fn new(files: &'a ImageFiles) -> anyhow::Result<Self> {
+        let path = &*files.image;
         if path.is_dir() {
             return Ok(Self { path, engine: None });
         }
-        let image = ImageFiles::new(path).open_whole()?;
+        let image = files.open_whole()?;
         Ok(Self { path, engine: Some(ferrofs_check::engine(image.into(), CACHE)) })
     }
 
@@ -42,13 +43,17 @@ impl<'a> Opened<'a> {
     }
 }
 
-pub(super) fn run(args: &EstimateArgs) -> anyhow::Result<u8> {
-    let opened = args
-        .images
-        .iter()
-        .map(|path| Opened::new(path).with_context(|| shown(path.as_os_str().as_bytes())));
+/// What images and directories would save.
+pub(super) fn of(files: &[ImageFiles], options: EstimateOptions<'_>) -> anyhow::Result<Estimate> {
+    let named = |files: &ImageFiles| shown(files.image.as_os_str().as_bytes());
+    let opened = files.iter().map(|one| Opened::new(one).with_context(|| named(one)));
     let opened = opened.collect::<anyhow::Result<Vec<_>>>()?;
     let inputs: Vec<_> = opened.iter().map(|tree| (tree.name(), tree.input())).collect();
+    Ok(estimate(&inputs, options)?)
+}
+
+pub(super) fn run(args: &EstimateArgs) -> anyhow::Result<u8> {
+    let files: Vec<_> = args.images.iter().map(ImageFiles::new).collect();
     let bar = Bar::new(args.quiet || args.json || args.html.is_some(), "reading");
     let progress = |bytes| Progress::bytes(&bar, bytes);
     let options = EstimateOptions {
@@ -57,7 +62,7 @@ pub(super) fn run(args: &EstimateArgs) -> anyhow::Result<u8> {
         progress: Some(&progress),
         cancel: None,
     };
-    let found = estimate(&inputs, options)?;
+    let found = of(&files, options)?;
     bar.finish();
     let mut out = Out::new();
     if let Some(path) = &args.html {

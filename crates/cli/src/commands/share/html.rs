@@ -15,6 +15,12 @@ const BAR: usize = 24;
 /// The page.
 pub(super) fn page(found: &Estimate) -> String {
     let mut page = Page::new("What sharing would save");
+    section(&mut page, found);
+    page.end_as("share estimate")
+}
+
+/// The estimate as a part of a page.
+pub(in crate::commands) fn section(page: &mut Page, found: &Estimate) {
     let facts: Vec<_> = found
         .trees
         .iter()
@@ -26,9 +32,8 @@ pub(super) fn page(found: &Estimate) -> String {
         })
         .collect();
     page.facts(&facts.iter().map(|(name, text)| (&**name, text.clone())).collect::<Vec<_>>());
-    chart(&mut page, found);
-    table(&mut page, found);
-    page.end_as("share estimate")
+    chart(page, found);
+    table(page, found);
 }
 
 fn chart(page: &mut Page, found: &Estimate) {

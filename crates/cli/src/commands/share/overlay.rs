@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `mount --share`: images of one domain keep equal files in memory once.
+//! `mount --share-by overlay`: images of one domain keep equal files in memory once.
 
 use crate::errors::Advice;
 use crate::size;
+use ferrofs_serve::control::{SharingSnapshot, Snapshot};
 use ferrofs_serve::{ImageFiles, MountOptions};
-use ferrofs_share::contents::{ContentStore, Input, StoreOptions};
+use ferrofs_share::contents::{ContentStore, Input, StoreOptions, StoreStats};
 use ferrofs_store::source::remote::Location;
 use std::path::Path;
 
@@ -21,6 +22,61 @@ fn open(
     options: StoreOptions,
 ) -> anyhow::Result<ContentStore> {
     Ok(ContentStore::open(folder.unwrap_or(Path::new(ContentStore::PLACE)), domain, options)?)
+}
+
+/// What the domains with content stores hold.
+pub(super) fn all(folder: Option<&Path>) -> anyhow::Result<Vec<StoreStats>> {
+    let place = folder.unwrap_or(Path::new(ContentStore::PLACE));
+    let mut all = Vec::new();
+    for domain in ContentStore::domains(place)? {
+        all.extend(one(&domain, folder, false)?);
+    }
+    Ok(all)
+}
+
+/// What the content store of a domain holds, if it has one.
+pub(super) fn one(
+    domain: &str,
+    folder: Option<&Path>,
+    memory: bool,
+) -> anyhow::Result<Option<StoreStats>> {
+    let place = folder.unwrap_or(Path::new(ContentStore::PLACE));
+    let store = ContentStore::existing(place, domain)?;
+    Ok(store.map(|store| store.stats(memory)).transpose()?)
+}
+
+/// What a mount by overlayfs shares, in the form that other mounts have; `None` if it is none of ours.
+pub(crate) fn snapshot(path: &Path) -> anyhow::Result<Option<Snapshot>> {
+    let Some(found) = ContentStore::find(path)? else { return Ok(None) };
+    let stats = found.store.stats(true)?;
+    let id = found.image.to_string();
+    let Some(number) = stats.images.iter().position(|image| image.id == id) else {
+        let text = "the image of this mount was removed from its domain";
+        return Err(Advice::error(text, "what it holds in memory goes when it is unmounted"));
+    };
+    let own = &stats.images[number];
+    let counters = [
+        ("contents", own.shared_contents),
+        ("files", own.shared_files),
+        ("mapped_bytes", own.mapped_bytes),
+        ("saved_bytes", own.saved_bytes),
+        ("domain_contents", stats.contents),
+        ("domain_files", stats.files),
+        ("domain_mapped_bytes", stats.mapped_bytes),
+        ("domain_saved_bytes", stats.saved_bytes),
+        ("domain_memory_bytes", stats.memory_bytes.unwrap_or(0)),
+        ("domain_stored_contents", stats.stored_contents),
+        ("domain_stored_bytes", stats.stored_bytes),
+    ];
+    let mut sharing = SharingSnapshot::default();
+    sharing.domain = stats.domain;
+    sharing.mechanism = stats.mechanism;
+    sharing.image = number as u64 + 1;
+    sharing.images = stats.images.len() as u64;
+    sharing.counters = counters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let mut snapshot = Snapshot::default();
+    snapshot.sharing = Some(sharing);
+    Ok(Some(snapshot))
 }
 
 /// Unmounts stores that nobody uses.
