@@ -8,7 +8,7 @@
 #[cfg(test)]
 pub(crate) mod model;
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -67,6 +67,18 @@ impl Dir {
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self(rustix::fs::openat(&self.0, name, flags, Mode::empty())?))
+    }
+
+    /// Opens a folder some levels below this one by one call, if the system can; no link is followed.
+    pub(crate) fn enter_below(&self, path: &str) -> io::Result<Option<Self>> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), how) {
+            Ok(folder) => Ok(Some(Self(folder))),
+            // Before Linux 5.6, or forbidden by a filter of system calls.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether `name` is `file`.

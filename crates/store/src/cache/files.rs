@@ -150,10 +150,15 @@ pub(super) fn open_root(path: &Path) -> io::Result<Dir> {
 
 /// The folder of a blob.
 pub(super) fn enter(root: &Dir, id: &BlobId, create: bool) -> io::Result<Option<Dir>> {
-    let walk = || {
-        let kind = root.enter(id.kind().as_str(), create)?;
-        kind.enter(&id.hex()[..2], create)?.enter(id.hex(), create)
-    };
+    let (kind, hex) = (id.kind().as_str(), id.hex());
+    // Nearly always it is there: thousands are opened at once.
+    match root.enter_below(&format!("{kind}/{}/{hex}", &hex[..2])) {
+        Ok(Some(folder)) => return Ok(Some(folder)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let walk = || root.enter(kind, create)?.enter(&hex[..2], create)?.enter(hex, create);
     or_absent(walk())
 }
 
