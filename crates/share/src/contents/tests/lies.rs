@@ -162,7 +162,9 @@ fn what_is_mounted_cannot_be_cut_off() {
     assert!(domain.is_guarded(id).unwrap());
     assert_eq!(domain.prune().unwrap(), 1);
     assert!(!domain.is_guarded(id).unwrap());
-    files.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for path in &files {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 /// Removing an image that is mounted leaves its mount what it was.
