@@ -5,8 +5,8 @@
   bench/sharing/serve.py --ferrofs target/release/ferrofs --folder DIR --out OUT [NAME...]
 
 For each way to mount: both servers run in a chroot of their mount and answer on loopback (or both
-Pythons have imported what is there); then the group's file pages, those of them that are mapped, and
-its kernel memory are told. As root.
+Pythons have imported what is there); then the group's file pages are told, those of the images
+themselves apart, those that are mapped, and its kernel and other memory. As root.
 """
 
 import argparse
@@ -30,8 +30,7 @@ from ways import NAMES, Way, end_well, known as known_ways  # noqa: E402
 
 ROUNDS = 3
 COLUMNS = (
-    "pair", "way", "file_mb", "mapped_mb", "kernel_mb", "anonymous_mb", "servers_rss_mb",
-    "servers_file_mb", "error",
+    "pair", "way", "content_mb", "images_mb", "mapped_mb", "kernel_mb", "anonymous_mb", "error",
 )
 
 
@@ -44,37 +43,49 @@ def measure(options, place, pair, way_name):
         for image, path in zip(images, paths):
             shutil.copyfile(image, path)
         disk.empty_caches()
-        with Group("servers") as servers:
+        # One for all, what serves the mounts included: it is charged for what it hands to the kernel.
+        with Group("all") as group:
             store = os.path.join(disk.folder, "share")
             domain = f"bench-{os.getpid()}"
-            way = Way(way_name, options.ferrofs, domain, store, servers, options.trust_digests)
+            way = Way(way_name, options.ferrofs, domain, store, group, options.trust_digests)
             try:
                 folders = [os.path.join(place, side) for side in "ab"]
-                with way.mounted(list(zip(paths, folders))), Group("apps") as applications:
-                    return _both(pair, folders, applications, servers)
+                with way.mounted(list(zip(paths, folders))):
+                    return _both(pair, folders, group, disk.folder)
             finally:
                 way.forget()
 
 
-def _both(pair, folders, applications, servers):
+def cached(folder):
+    """Bytes in memory of all files in FOLDER: images, and stores made of them."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        paths = [os.path.join(root, name) for name in names]
+        if paths:
+            argv = ["fincore", "--bytes", "--noheadings", "--output", "RES", *paths]
+            done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+            total += sum(int(size) for size in done.stdout.split())
+    return total
+
+
+def _both(pair, folders, group, disk):
     with contextlib.ExitStack() as stack:
         both = []
         for folder in folders:
             application = APPLICATIONS[pair](free_port())
-            served = stack.enter_context(application.served(applications, folder))
+            served = stack.enter_context(application.served(group, folder))
             served.wait_for(application.port)
             both.append((application, served))
         for application, served in both:
             application.load(served)
         time.sleep(SETTLE_S)
-        memory, charged = applications.memory(), servers.memory()
+        memory, images = group.memory(), cached(disk)
         return {
-            "file_mb": memory.file / 1e6,
+            "content_mb": (memory.file - images) / 1e6,
+            "images_mb": images / 1e6,
             "mapped_mb": memory.mapped / 1e6,
             "kernel_mb": memory.kernel / 1e6,
             "anonymous_mb": memory.anonymous / 1e6,
-            "servers_rss_mb": servers.resident() / 1e6,
-            "servers_file_mb": charged.file / 1e6,
         }
 
 

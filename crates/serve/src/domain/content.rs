@@ -58,13 +58,15 @@ impl Proof {
 
 /// Bytes at each end of a file that a [`sample`] is made of.
 const END: u64 = 4096;
+/// Files up to this size are read whole for it.
+const WHOLE_MAX: u64 = 128 << 10;
 
-/// A hash of the ends of a file: if two differ, so do the files.
+/// A hash of the ends of a file, or of all of a small one: if two differ, so do the files.
 pub(crate) fn sample(member: &Member, nid: Nid) -> Result<[u8; 32]> {
     let engine = member.fs.engine();
     let file = engine.open(&member.image().inode(nid)?)?;
-    if file.size() <= 2 * END {
-        // Once, for it is decoded each time.
+    if file.size() <= WHOLE_MAX {
+        // As a whole it is decoded to where it is wanted; of a part, the engine would keep the rest.
         let mut whole = vec![0; file.size() as usize];
         engine.read_into(&file, 0, &mut whole)?;
         return Ok(group(&whole));
