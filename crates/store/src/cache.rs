@@ -200,6 +200,9 @@ impl Cache {
         demand: &Demand,
     ) -> Result<Arc<BlobInner>, StoreError> {
         let start = Instant::now();
+        if !matches!(files::enter(&self.inner.root, &id, false), Ok(Some(_))) {
+            self.inner.make_room_for_files();
+        }
         let folder = files::enter(&self.inner.root, &id, true)
             .and_then(|folder| folder.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(StoreError::io(&id, "make a folder"))?;

@@ -394,23 +394,32 @@ impl CacheInner {
             self.space.look(&self.root);
         }
         let excess = self.space.excess(&self.root, len);
-        if excess > 0 {
-            if let Err(error) = self.cull(excess) {
+        let lacks_files = self.space.is_short_of_files(&self.root);
+        if excess > 0 || lacks_files {
+            if let Err(error) = self.cull(excess, lacks_files) {
                 self.note(&error);
             }
             self.space.look(&self.root);
         }
     }
 
+    /// Before a blob is made: it is some files, and many small ones are made before anybody looks at
+    /// what is free.
+    pub(super) fn make_room_for_files(&self) {
+        if self.space.is_short_of_files(&self.root) {
+            self.make_room(0);
+        }
+    }
+
     fn scan_and_cull(&self, bytes: u64) -> Result<u64, StoreError> {
-        let freed = self.cull(bytes)?;
+        let freed = self.cull(bytes, false)?;
         self.space.look(&self.root);
         Ok(freed)
     }
 
-    /// Gives `bytes` back: whole blobs that nobody uses, the longest unused first, then groups of
-    /// those that are open here.
-    fn cull(&self, bytes: u64) -> Result<u64, StoreError> {
+    /// Gives `bytes` back, and files until there are enough of them if that is wanted: whole blobs that
+    /// nobody uses, the longest unused first, then groups of those that are open here.
+    fn cull(&self, bytes: u64, files: bool) -> Result<u64, StoreError> {
         let _one_at_a_time = lock(&self.culling);
         let mut candidates = vec![];
         for id in space::ids(&self.root) {
@@ -425,7 +434,7 @@ impl CacheInner {
         candidates.sort();
         let mut freed = 0;
         for (_, id) in candidates {
-            if freed >= bytes {
+            if freed >= bytes && !(files && self.space.wants_files(&self.root)) {
                 return Ok(freed);
             }
             if let Some(more) = self.remove(&id)? {

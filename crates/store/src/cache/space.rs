@@ -175,16 +175,24 @@ impl Space {
             let want = used.saturating_add(len);
             if want > max { want.saturating_sub(max - max / 16) } else { 0 }
         });
-        let (blocks, files) = free_percent(root);
-        let block_level = level(blocks, self.blocks);
-        let file_level = level(files, self.files);
-        if block_level == Level::Fine && file_level == Level::Fine {
+        let (blocks, _) = free_percent(root);
+        if level(blocks, self.blocks) == Level::Fine {
             return over;
         }
         let total = rustix::fs::fstatvfs(&root.0).map_or(0, |stat| stat.f_blocks * stat.f_frsize);
         let lack = (f64::from(self.blocks.run) - blocks).max(0.0) / 100.0 * total as f64;
         // Files are had only by removing blobs; how many bytes those have is not the question.
-        over.max(lack as u64).max(u64::from(file_level != Level::Fine))
+        over.max(lack as u64)
+    }
+
+    /// Whether blobs must go because there are too few inodes.
+    pub(super) fn is_short_of_files(&self, root: &Dir) -> bool {
+        level(free_percent(root).1, self.files) != Level::Fine
+    }
+
+    /// Whether evicting that has begun for want of inodes is to go on.
+    pub(super) fn wants_files(&self, root: &Dir) -> bool {
+        free_percent(root).1 < f64::from(self.files.run)
     }
 
     pub(super) fn stats(&self, root: &Dir, total: BlobStats, open: u64) -> CacheStats {
