@@ -48,7 +48,8 @@ fn scan(engine: &Engine, files: &[OpenFile], next: &AtomicUsize) -> u64 {
     while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
         let mut offset = 0;
         while offset < file.size() {
-            let request = Request { offset, len: STEP, ..Request::default() };
+            let len = engine.whole_extents(file, offset, STEP);
+            let request = Request { offset, len, ..Request::default() };
             let mut buffers = [IoSliceMut::new(&mut buf)];
             let count = engine.read(file, &request, &mut buffers).into_result().expect("readable");
             offset += count as u64;

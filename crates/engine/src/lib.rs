@@ -207,6 +207,23 @@ impl Engine {
         if len == 0 { Report::default() } else { self.core.serve(&file.map, request, len, out) }
     }
 
+    /// How many of `max` bytes from `offset` on end where an extent does, for those who read a file from
+    /// front to back: an extent that two requests have in common is decoded aside and copied. `max` if
+    /// one extent is longer than that, if the file ends before, or if its map cannot be read there.
+    #[must_use]
+    pub fn whole_extents(&self, file: &OpenFile, offset: u64, max: usize) -> usize {
+        let end = offset.saturating_add(max as u64);
+        if end >= file.size() {
+            return max;
+        }
+        let extent = file.map.cursor(self.image()).extent_at(end);
+        let start = extent.map_or(end, |extent| extent.start);
+        match start.checked_sub(offset).map(usize::try_from) {
+            Some(Ok(count)) if count > 0 => count,
+            _ => max,
+        }
+    }
+
     /// Decodes what `range` of a file touches into the cache some time soon, if it fits there and no
     /// more than a few hundred such wishes wait. At most 8 MiB of a range are looked at.
     pub fn prefetch(&self, file: &OpenFile, range: Range<u64>) {

@@ -36,7 +36,8 @@ pub(crate) fn copy(engine: &Engine, inode: &Inode, out: &mut Out) -> anyhow::Res
     let mut buf = vec![0; STEP.min(usize::try_from(file.size()).unwrap_or(STEP))];
     let mut offset = 0;
     while offset < file.size() {
-        let count = engine.read_into(&file, offset, &mut buf)?;
+        let len = engine.whole_extents(&file, offset, buf.len());
+        let count = engine.read_into(&file, offset, &mut buf[..len])?;
         out.write_all(&buf[..count])?;
         offset += count as u64;
     }

@@ -158,9 +158,10 @@ impl Pool {
 
     fn take(&self, len: usize) -> Vec<u8> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // A buffer much too large would waste the cache's budget without its knowing.
-        let found = free.iter().position(|buffer| buffer.len() >= len && buffer.len() / 2 <= len);
-        let found = found.map(|index| free.swap_remove(index));
+        // A buffer much too large would waste the cache's budget without its knowing. The one that was
+        // used last is most likely to be in the processor's cache still.
+        let found = free.iter().rposition(|buffer| buffer.len() >= len && buffer.len() / 2 <= len);
+        let found = found.map(|index| free.remove(index));
         drop(free);
         found.unwrap_or_else(|| vec![0; len])
     }
@@ -169,7 +170,7 @@ impl Pool {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() >= POOL_BUFFERS_MAX {
             // The oldest goes, so that the pool follows the sizes in use.
-            free.swap_remove(0);
+            free.remove(0);
         }
         free.push(buffer);
     }

@@ -47,8 +47,8 @@ const MOVES_MAX: u32 = 128;
 const LATE: Duration = Duration::from_millis(1);
 const LATE_MAX: u32 = 2;
 /// Looks left out after the worker had starved, or the reader had moved too often. Each time twice as
-/// many as before.
-const REST: u32 = 64;
+/// many as before; less again while all goes well.
+const REST: u32 = 8;
 const REST_MAX: u32 = 4096;
 
 /// Why the watch set a worker free.
@@ -331,7 +331,10 @@ impl State {
             return Move::Home;
         }
         match (self.seen, self.at) {
-            (Some(seen), Some(at)) if seen == at => Move::Stay,
+            (Some(seen), Some(at)) if seen == at => {
+                self.next_rest = self.next_rest.saturating_sub(1).max(REST);
+                Move::Stay
+            }
             (Some(seen), at) if at.is_some() || before == Some(seen) => {
                 self.moves = self.moves.saturating_add(1);
                 (self.at, self.until) = (Some(seen), LOOK_EVERY);
@@ -458,7 +461,8 @@ mod tests {
     #[test]
     fn who_gets_late_requests_stops_and_rests_longer_each_time() {
         let mut state = State::default();
-        for rest in [REST, REST * 2, REST * 4] {
+        let mut longest = 0;
+        for _ in 0..3 {
             after(&mut state, 0, ASLEEP);
             assert_eq!(after(&mut state, 0, ASLEEP), Move::To(1));
             state.is_time(Pause { asked: LATE, answered: LATE });
@@ -467,8 +471,9 @@ mod tests {
                 state.is_time(Pause { asked: Duration::ZERO, answered: LATE });
             }
             assert_eq!(after(&mut state, 0, ASLEEP), Move::Home);
-            assert_eq!(state.rest, rest);
-            for _ in 0..rest {
+            assert!(state.rest > longest);
+            longest = state.rest;
+            for _ in 0..longest {
                 assert_eq!(after(&mut state, 0, ASLEEP), Move::Stay);
             }
         }
