@@ -26,9 +26,9 @@ impl Golden {
         let archive = here.join("golden/images-a.tar.zst");
         let archive = std::fs::read(archive).expect("golden archive");
         let shared = here.join("../target/tmp");
-        let name: String =
-            Sha256::digest(&archive)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = shared.join(format!("golden-{name}"));
+        let digest = Sha256::digest(&archive);
+        let name = digest.first_chunk().map_or(0, |head| u64::from_be_bytes(*head));
+        let folder = shared.join(format!("golden-{name:016x}"));
         if !folder.exists() {
             std::fs::create_dir_all(&shared).expect("cargo's folder");
             let fresh = tempfile::tempdir_in(&shared).expect("a temporary folder");
