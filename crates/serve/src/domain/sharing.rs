@@ -207,11 +207,13 @@ impl Sharing {
         if others.is_empty() {
             return Ok(own);
         }
-        // Bytes that are not here are not fetched to prove a word that only its own users take.
-        let absent = !member.has(inode.nid);
+        // Bytes that are not here are not fetched to prove a word that only its own users take. Nor are
+        // those that came along with others read for it: that would count as if they had been wanted,
+        // and bring still more.
+        let on_demand = !member.blobs.is_empty();
         let content = match known.claim {
-            Some(claim) if absent || self.trust => claim,
-            None if absent => return Ok(own),
+            Some(claim) if on_demand || self.trust => claim,
+            None if !member.has(inode.nid) => return Ok(own),
             _ => match self.prove(&known, id) {
                 Some(proof) => proof.content,
                 None => return Ok(own),
