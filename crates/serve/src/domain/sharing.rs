@@ -2,10 +2,10 @@
 //! Which files of a domain are one node: those of equal content and equal attributes.
 //!
 //! Files of a size that nobody else has are never hashed. Others are, before they are shared for the
-//! first time, unless what images say is trusted: a digest in an image only rules out. Where the
-//! bytes of an image are not on this machine yet, its word is taken for what *its own* users will
-//! read, and nobody else. Invariants: what was decided of a file stays; only proven content is given
-//! to other images; a file that is not what its image says is never shared.
+//! first time, unless what images say is trusted: a digest in an image only rules out. The word of an
+//! image that is read on demand is taken for what *its own* users will read, and nobody else.
+//! Invariants: what was decided of a file stays; only proven content is given to other images; a file
+//! that is not what its image says is never shared.
 
 use super::content::{Content, Proof, claim, sample};
 use super::member::Member;
