@@ -2,10 +2,10 @@
 //! Which files of a domain are one node: those of equal content and equal attributes.
 //!
 //! Files of a size that nobody else has are never hashed. Others are, before they are shared for the
-//! first time, unless what images say is trusted: a digest in an image only rules out. Where the
-//! bytes of an image are not on this machine yet, its word is taken for what *its own* users will
-//! read, and nobody else. Invariants: what was decided of a file stays; only proven content is given
-//! to other images; a file that is not what its image says is never shared.
+//! first time, unless what images say is trusted: a digest in an image only rules out. The word of an
+//! image that is read on demand is taken for what *its own* users will read, and nobody else.
+//! Invariants: what was decided of a file stays; only proven content is given to other images; a file
+//! that is not what its image says is never shared.
 
 use super::content::{Content, Proof, claim, sample};
 use super::member::Member;
@@ -220,11 +220,13 @@ impl Sharing {
         if others.is_empty() {
             return Ok(own);
         }
-        // Bytes that are not here are not fetched to prove a word that only its own users take.
-        let absent = !member.has(inode.nid);
+        // Bytes that are not here are not fetched to prove a word that only its own users take. Nor are
+        // those that came along with others read for it: that would count as if they had been wanted,
+        // and bring still more.
+        let on_demand = !member.blobs.is_empty();
         let content = match known.claim {
-            Some(claim) if absent || self.trust => claim,
-            None if absent => return Ok(own),
+            Some(claim) if on_demand || self.trust => claim,
+            None if !member.has(inode.nid) => return Ok(own),
             _ => match self.prove(&known, id) {
                 Some(proof) => proof.content,
                 None => return Ok(own),
