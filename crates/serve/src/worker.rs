@@ -251,8 +251,8 @@ impl Work<'_> {
         let server = Server::of_session(&self.plan.options()?, self.fs, session, place)?;
         let (metrics, notes) = (server.metrics(), server.notes().to_vec());
         say(self.socket, &ToKeeper::Serving(Serving { metrics, notes }))?;
+        watch_mount(mounted, self.end.cancel.clone())?;
         if serve.front != Front::Marks {
-            watch_mount(mounted, self.end.cancel.clone())?;
             watch_keeper(self.socket, mounted, self.end)?;
         }
         Ok(server)

@@ -64,6 +64,17 @@ impl Default for OriginConfig {
     }
 }
 
+impl OriginConfig {
+    /// How long an attempt may take until its first byte.
+    fn attempt_time(&self, demand: &Demand) -> Duration {
+        if demand.has_ended_retries() { self.attempt.min(LAST_ATTEMPT) } else { self.attempt }
+    }
+}
+
+/// As long an attempt may take if who waits will not be there for long: a server that is well has
+/// answered by then.
+const LAST_ATTEMPT: Duration = Duration::from_secs(3);
+
 /// Whether a server gives parts of a blob.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -177,7 +188,7 @@ impl Origin {
         demand: &Demand,
         fresh: bool,
     ) -> Result<Served, FetchError> {
-        self.transfer(range, sink, demand, FetchContext { fresh, ..FetchContext::default() })
+        self.transfer(range, sink, demand, &FetchContext { fresh, ..FetchContext::default() })
     }
 
     fn transfer(
@@ -185,7 +196,7 @@ impl Origin {
         range: Range<u64>,
         sink: &mut dyn Sink,
         demand: &Demand,
-        how: FetchContext,
+        how: &FetchContext,
     ) -> Result<Served, FetchError> {
         let inner = &*self.inner;
         let until = demand.until(inner.clock.now());
@@ -196,9 +207,9 @@ impl Origin {
             let rest = transfer.attempt();
             let len = rest.end - rest.start;
             let extra = Duration::from_secs(len / inner.config.rate_min.max(1));
-            let patience = inner.clock.now().checked_add(inner.config.attempt + extra);
+            let patience = inner.clock.now().checked_add(inner.config.attempt_time(demand) + extra);
             let deadline = [patience, until].into_iter().flatten().min();
-            let context = FetchContext { deadline, head: how.head, ..*context };
+            let context = FetchContext { deadline, head: how.head, ..context.clone() };
             let result = source.fetch(rest, &mut transfer, &context);
             let moved = transfer.position().saturating_sub(before);
             inner.counters.bytes(index, transfer.received());
@@ -292,7 +303,7 @@ impl Origin {
                 continue;
             };
             let now = inner.clock.now();
-            let patience = now.checked_add(inner.config.attempt);
+            let patience = now.checked_add(inner.config.attempt_time(demand));
             let deadline = [patience, until].into_iter().flatten().min();
             let context = FetchContext {
                 deadline,
@@ -476,7 +487,7 @@ impl RangeSource for Origin {
         sink: &mut dyn Sink,
         context: &FetchContext,
     ) -> Result<(), FetchError> {
-        self.transfer(range, sink, &self.demand(context), *context).map(|_| ())
+        self.transfer(range, sink, &self.demand(context), context).map(|_| ())
     }
 }
 
@@ -485,6 +496,7 @@ impl Origin {
         let left = |deadline: Instant| deadline.saturating_duration_since(self.inner.clock.now());
         let deadline =
             context.deadline.map_or(Deadline::Hard, |deadline| Deadline::Soft(left(deadline)));
-        Demand { deadline, priority: context.priority, ..Demand::default() }
+        let cancel = context.cancel.clone();
+        Demand { deadline, priority: context.priority, cancel, ..Demand::default() }
     }
 }

@@ -9,7 +9,7 @@ pub mod oci;
 pub mod remote;
 pub mod s3;
 
-use crate::FetchError;
+use crate::{Cancel, FetchError};
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub enum Priority {
 }
 
 /// What a fetch needs to know besides its range.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "made with `..FetchContext::default()`")]
 pub struct FetchContext {
     /// The attempt must have ended by then.
@@ -43,6 +43,8 @@ pub struct FetchContext {
     pub fresh: bool,
     /// The size is not known: a range from 0 on that is longer than the blob ends with it.
     pub head: bool,
+    /// Ends the waits of sources that try again by themselves.
+    pub cancel: Option<Cancel>,
 }
 
 /// What a source knows of its blob without reading it.

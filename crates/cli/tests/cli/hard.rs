@@ -117,7 +117,9 @@ fn an_unmount_ends_waits_that_would_have_no_end() {
 #[test]
 fn readers_of_a_detached_mount_are_served_or_get_errors() {
     for method in METHODS {
-        for fault in faults() {
+        // Silence takes its time; one method stands for all.
+        let tried = if method == "fuse-file" { 2 } else { 1 };
+        for (number, fault) in faults().into_iter().enumerate().take(tried) {
             let remote = Remote::new("-z lz4 -C 64K");
             let words = format!("--pin {} -o hard --method {method} --prefetch none", remote.pin);
             let Some(mounted) = remote.mount(&words) else { return };
@@ -128,7 +130,9 @@ fn readers_of_a_detached_mount_are_served_or_get_errors() {
             remote.origin.script(Box::new(move |_, _| vec![fault()]));
             let mut reader = Reader::start(&waiting);
             assert!(ended("the unmount", &mut umount(&mounted.0, &["--lazy"])), "{method}");
+            let begin = Instant::now();
             assert!(!ended("the reader", &mut reader.0), "{method}: it got something");
+            println!("{method}, fault {number}: an error after {:?}", begin.elapsed());
             remote.origin.behave();
             let expected = std::fs::read(remote.scratch.tree().join("dir/30")).unwrap();
             let mut found = Vec::new();

@@ -247,6 +247,7 @@ impl BlobInner {
                 deadline: demand.until(Instant::now()),
                 priority: demand.priority,
                 fresh,
+                cancel: demand.cancel.clone(),
                 ..FetchContext::default()
             };
             let target = match &mut target {
@@ -296,7 +297,8 @@ impl BlobInner {
         let (result, stop, at) = match here {
             None | Some(Some(_)) => {
                 let known = here.flatten().map_or(Known::Nothing, Known::Here);
-                let mut sink = FillSink::new(self, cloned, target, range.clone(), known, *context);
+                let mut sink =
+                    FillSink::new(self, cloned, target, range.clone(), known, context.clone());
                 let result = self.origin.fetch(range.clone(), &mut sink, demand, context.fresh);
                 (result, sink.stop.take(), sink.at)
             }
@@ -306,7 +308,8 @@ impl BlobInner {
                 let table = cloned.clone().expect("a table that lacks digests");
                 scope.spawn(move || sender.send(table.digests(range.clone(), context)));
                 let known = Known::Coming(receiver);
-                let mut sink = FillSink::new(self, cloned, target, range.clone(), known, *context);
+                let mut sink =
+                    FillSink::new(self, cloned, target, range.clone(), known, context.clone());
                 let result = self.origin.fetch(range.clone(), &mut sink, demand, context.fresh);
                 (result, sink.stop.take(), sink.at)
             }),
@@ -356,6 +359,7 @@ impl BlobInner {
         let context = FetchContext {
             deadline: demand.until(start),
             priority: demand.priority,
+            cancel: demand.cancel.clone(),
             ..FetchContext::default()
         };
         let opened = Table::open(*pin, Arc::clone(source), options, &context)

@@ -28,7 +28,7 @@ pub(crate) fn gather_head(
     context: &FetchContext,
 ) -> Result<Vec<u8>, FetchError> {
     let mut sink = Gather { range: 0..len, at: 0, kept: vec![], room: vec![0; ROOM_LEN] };
-    source.fetch(0..len, &mut sink, &FetchContext { head: true, ..*context })?;
+    source.fetch(0..len, &mut sink, &FetchContext { head: true, ..context.clone() })?;
     let whole = sink.range.end;
     if sink.kept.len() as u64 != whole {
         let what = format!("{}: {} bytes of {whole}", source.describe(), sink.kept.len());

@@ -299,7 +299,7 @@ impl Table {
     ) -> Result<Vec<(u32, Page)>, TableError> {
         match self.try_run(run, context) {
             Err(TableError::Page(_)) if !context.fresh => {
-                self.try_run(run, &FetchContext { fresh: true, ..*context })
+                self.try_run(run, &FetchContext { fresh: true, ..context.clone() })
             }
             result => result,
         }
@@ -445,7 +445,7 @@ fn fetch_head(
     match try_head(pin, source, blob_size, context, counters) {
         Err(error) if error.is_mismatch() && !context.fresh => {
             counters.mismatches.fetch_add(1, Ordering::Relaxed);
-            let context = FetchContext { fresh: true, ..*context };
+            let context = FetchContext { fresh: true, ..context.clone() };
             try_head(pin, source, blob_size, &context, counters)
         }
         result => result,

@@ -86,7 +86,7 @@ fn ranges_come_exact_over_one_connection() {
     assert_eq!(enough.bytes, data[..100]);
     // Of a size that is not known.
     let mut head = Kept::default();
-    source.fetch(0..20_000, &mut head, &FetchContext { head: true, ..context }).unwrap();
+    source.fetch(0..20_000, &mut head, &FetchContext { head: true, ..context.clone() }).unwrap();
     assert_eq!(head.bytes, data);
     let identity = source.identity(&context).unwrap();
     assert_eq!((identity.size, identity.validator.as_deref()), (10_000, Some("\"a\"")));
