@@ -6,7 +6,7 @@
 use ferrofs_store::cachefiles::{BlobProvider, KeyedImage, StoredBlobs};
 use ferrofs_store::source::remote::Location;
 use ferrofs_store::{
-    Algorithm, Cache, CacheConfig, Geometry, ImagePlace, TableBuilder, Thresholds,
+    Algorithm, Cache, CacheConfig, Geometry, ImagePlace, Network, Opener, TableBuilder, Thresholds,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,8 @@ fn main() {
     let path = folder.path().join("cache");
     let config = CacheConfig { blocks: low, files: low, ..CacheConfig::new(path) };
     let cache = Cache::open(config).unwrap();
-    let blobs = StoredBlobs::new(cache, Arc::default(), images, OPEN_MAX).unwrap();
+    let opener = Opener::new(cache, Arc::default(), &Network::default()).unwrap();
+    let blobs = StoredBlobs::new(opener, images, OPEN_MAX).unwrap();
     for what in ["new to the cache", "in the cache"] {
         let (next, start, before) = (AtomicUsize::new(0), Instant::now(), cpu());
         std::thread::scope(|scope| {
