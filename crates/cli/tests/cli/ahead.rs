@@ -6,6 +6,7 @@ use crate::run;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Files of each directory: many small ones, and some that are too large to be read ahead.
 const FILES: [usize; 5] = [0, 1, 3, 40, 300];
@@ -74,6 +75,14 @@ impl Mounted {
         files
     }
 
+    /// Asks for names that are not there, one after the other: each is a request.
+    fn look_up_all(&self, round: u32) {
+        for name in 0..20_000 {
+            let path = self.path().join(format!("z0/none{round}-{name}"));
+            assert!(fs::symlink_metadata(path).is_err());
+        }
+    }
+
     fn counter(&self, name: &str) -> u64 {
         let text = run("ctl {} stats --json", &[self.path()]).ok();
         let found: Value = serde_json::from_str(&text).unwrap();
@@ -102,4 +111,29 @@ fn nothing_is_read_ahead_for_who_does_not_want_it_or_only_looks() {
         entry.unwrap().metadata().unwrap();
     }
     assert_eq!(mounted.counter("ahead_files"), 0);
+}
+
+/// A server that stays on its reader's processor as an idle thread must not starve there.
+#[test]
+fn busy_processors_hold_up_nobody() {
+    let Some(mounted) = Mounted::new("") else { return };
+    let busy = AtomicBool::new(true);
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        // First alone, so that the reader is followed.
+        for at in 0..3 {
+            if at == 1 {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        while busy.load(Ordering::Relaxed) {
+                            std::hint::spin_loop();
+                        }
+                    });
+                }
+            }
+            mounted.look_up_all(at);
+        }
+        busy.store(false, Ordering::Relaxed);
+    });
+    mounted.compare();
 }
