@@ -28,6 +28,32 @@ fn main() {
     images(&corpus, &small);
     records(&corpus, &small);
     streams(&corpus);
+    messages(&corpus);
+    corpus.add("share_pool", "everything-512", &small.bytes);
+}
+
+/// What clients and servers of domains say.
+fn messages(corpus: &Corpus) {
+    let stats = r#"{"domain":"web","mechanism":"superblock","pid":7,"trusts_digests":false,
+        "keep_seconds":600,"contents":1,"files":2,"saved_bytes":4096,"memory_bytes":null,
+        "images":[{"number":1,"image":"/a.erofs","targets":["/mnt"],"lies":1}]}"#;
+    let add = r#"{"add":{"image":{"image":"/a.erofs","offset":512,"devices":["/b"],"lazy":null},
+        "mechanism":"auto","trust":true,"keep_seconds":5,"sight":{"target":"/mnt",
+        "metrics":"127.0.0.1:9100","metrics_file":["/m.prom",{"secs":15,"nanos":0}]}}}"#;
+    let request = |command: &str| format!(r#"{{"version":1,"command":{command}}}"#);
+    let added = format!(
+        r#"{{"tree":"tree/1","again":false,"images":1,"stats":{stats},"metrics":null,"notes":[]}}"#
+    );
+    for (name, text) in [
+        ("add", request(add)),
+        ("stats", request(r#"{"stats":{"memory":true}}"#)),
+        ("stop", request(r#""stop""#)),
+        ("added", format!(r#"{{"version":1,"ok":{added}}}"#)),
+        ("answer", format!(r#"{{"version":1,"ok":{stats}}}"#)),
+        ("refused", String::from(r#"{"version":1,"error":"why not"}"#)),
+    ] {
+        corpus.add("domain_message", name, text.as_bytes());
+    }
 }
 
 fn images(corpus: &Corpus, small: &Crafted) {
