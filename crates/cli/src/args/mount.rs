@@ -44,7 +44,8 @@ Of mounts by FUSE; those with a star can change while it is mounted, by remount 
                        always with the help of workers
   sync_bytes=SIZE    * what is small [12K]
   readmore, noreadmore
-                     * decode what is read ahead to the end of its last compressed piece, and keep it
+                     * decode what is read ahead to the end of its last compressed piece, and keep it;
+                       read the next files of a directory ahead (FUSE, not with --keeper)
   merge=SIZE         * largest read of the image file or device [1M]
   workers=N            threads that help with decoding [as many as processors]
   psi[=PERCENT]        give up cached data while somebody waits for memory for more than this part of
