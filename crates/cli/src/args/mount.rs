@@ -125,12 +125,6 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bandwidth: Option<u64>,
 
-    #[command(flatten)]
-    pub(crate) network: NetworkArgs,
-
-    #[command(flatten)]
-    pub(crate) ahead: AheadArgs,
-
     /// Share memory with the other images of this domain: content that several of them have is in
     /// memory once, whatever their codecs and layouts (see `ferrofs share`). Needs root
     #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["kernel", "fuse", "keeper", "foreground"])]
@@ -197,6 +191,13 @@ pub(crate) struct MountArgs {
     /// Do not say what was chosen
     #[arg(short, long)]
     pub(crate) quiet: bool,
+
+    // Last, for what follows would be under their headings.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+
+    #[command(flatten)]
+    pub(crate) ahead: AheadArgs,
 }
 
 /// Ways to mount.

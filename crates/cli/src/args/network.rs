@@ -14,7 +14,8 @@ pub(crate) struct NetworkArgs {
     pub(crate) ca: Option<PathBuf>,
 
     /// Fetch through this proxy ([http[s]://][USER:PASSWORD@]HOST[:PORT]), or (none) through none. Without
-    /// it the environment tells: FERROFS_PROXY has the same form; ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and
+    /// it the environment tells: FERROFS_PROXY has the same form (a password given here is moved there, where
+    /// other users do not see it); ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and
     /// NO_PROXY are as elsewhere
     #[arg(long, value_name = "URL|none")]
     pub(crate) proxy: Option<String>,

@@ -6,7 +6,8 @@ use ferrofs_image::{Image, OpenOptions, ReadAt};
 use ferrofs_store::cachefiles::{CacheSocket, Emulator, EmulatorConfig, Object, Peers, Volume};
 use ferrofs_store::{Algorithm, Demand, Geometry, TableBuilder};
 use ferrofs_tests::craft::Craft;
-use ferrofs_tests::origin::{Content, Fault, Origin};
+use ferrofs_tests::origin::component::{Component, available};
+use ferrofs_tests::origin::{Content, Fault, Origin, Proxy};
 use rustix::io::Errno;
 use std::fmt::Write;
 use std::path::Path;
@@ -191,6 +192,50 @@ fn what_makes_no_sense_is_refused_at_once() {
     std::fs::write(scratch.path("from"), "# fine\na=file:///a\nwhat\n").unwrap();
     let ended = run("cached --foreground --socket /nowhere --from {}", &[&scratch.path("from")]);
     assert!(ended.fails(1).contains("line 3"));
+}
+
+/// By https, through a proxy that wants a password, in the daemon and in a supervisor's worker.
+#[test]
+fn certificates_and_proxies_are_for_daemons_too() {
+    let Some(authority) = crate::network::authority() else { return };
+    let scratch = Scratch::new();
+    let www = scratch.path("www");
+    std::fs::create_dir(&www).unwrap();
+    let content = bytes(300_000, 1);
+    std::fs::write(www.join("a.img"), &content).unwrap();
+    let pin = table(&www.join("a.img"), &content);
+    let origin = Origin::start(Content::Folder(www)).unwrap();
+    let certificate = authority.sign("IP:127.0.0.1", 30).unwrap();
+    let server = available(Component::tls(&certificate, origin.address()));
+    let Some(server) = server else { return };
+    // us:s3c@ret
+    let proxy = Proxy::start(Some("Basic dXM6czNjQHJldA==")).unwrap();
+    let with = format!("http://us:s3c%40ret@{}", proxy.address());
+    let ca = authority.certificate();
+    let blob = format!("a=https://{}/a.img,pin={pin}", server.address());
+    for more in [&[][..], &["--supervise"][..]] {
+        let cache = scratch.path("cache");
+        let words = ["--blob", &blob, "--ca", ca.to_str().unwrap(), "--proxy", &with];
+        let words = [&words[..], more].concat();
+        let asked = proxy.asked().len();
+        let served = Served::new(&scratch, &words);
+        let object = served.volume("a").cookie(b"a", &patient()).unwrap();
+        let mut found = vec![0; content.len()];
+        object.read_at(&mut found, 0, &patient()).unwrap();
+        assert!(found == content);
+        let asked = proxy.asked().split_off(asked);
+        assert!(asked.contains(&format!("CONNECT {}", server.address())), "{asked:?}");
+        let lines = crate::network::command_lines(cache.to_str().unwrap());
+        assert!(lines.len() > more.len(), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("s3c")), "{lines:?}");
+        drop((object, served));
+        let begin = Instant::now();
+        while std::fs::remove_dir_all(&cache).is_err() && cache.exists() {
+            assert!(begin.elapsed() < LIMIT, "the cache stays in use");
+        }
+    }
+    let served = Served::new(&scratch, &["--blob", &blob, "--proxy", "none"]);
+    assert_eq!(errno(&served.volume("a"), b"a"), Errno::IO, "nobody knows its certificate");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// An authority, or none where there is no `openssl`.
-fn authority() -> Option<Authority> {
+pub(crate) fn authority() -> Option<Authority> {
     match Authority::new() {
         Ok(authority) => Some(authority),
         Err(error) if std::env::var_os("CI").is_none() => {
@@ -265,7 +265,7 @@ fn tunnels_and_passwords() {
 }
 
 /// Of all processes that name this on their command line.
-fn command_lines(name: &str) -> Vec<String> {
+pub(crate) fn command_lines(name: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
     let lines = entries.filter_map(read);
