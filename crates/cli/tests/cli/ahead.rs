@@ -14,7 +14,7 @@ const FILES: [usize; 5] = [0, 1, 3, 40, 300];
 fn content(directory: usize, file: usize) -> Vec<u8> {
     let len = match file % 37 {
         0 => 0,
-        36 => 400_000,
+        36 => 1_400_000,
         kind => kind * kind * 40,
     };
     let line = format!("file {file} of directory {directory}, again and again; ");

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Longest file that is read ahead. The kernel reads longer ones ahead itself.
-const FILE_MAX: u64 = 256 << 10;
+const FILE_MAX: u64 = 1 << 20;
 /// Bytes of a row.
-const ROW_BYTES_MAX: u64 = 2 << 20;
+const ROW_BYTES_MAX: u64 = 4 << 20;
 /// Room behind a file, for decoding in place.
 const ROOM: usize = 12 << 10;
 /// Files that the kernel turned out not to have, after which the rest of a row is left alone.
