@@ -58,7 +58,8 @@ fn main() {
                 });
             }
         });
-        let (took, cpu) = (start.elapsed().as_secs_f64(), (cpu() - before).as_secs_f64());
+        let (took, cpu) =
+            (start.elapsed().as_secs_f64(), cpu().saturating_sub(before).as_secs_f64());
         println!(
             "{count} blobs {what}: {took:.2} s, CPU {cpu:.2} s ({:.0} us each)",
             cpu * 1e6 / count as f64
