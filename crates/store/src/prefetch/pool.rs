@@ -73,7 +73,10 @@ pub struct Prefetcher {
 struct Inner {
     config: PrefetchConfig,
     state: Mutex<State>,
+    /// For the threads: there may be something to do.
     changed: Condvar,
+    /// For who waits for jobs: one has ended.
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -124,7 +127,12 @@ impl Prefetcher {
     /// Starts the threads.
     pub fn new(config: PrefetchConfig) -> std::io::Result<Self> {
         let count = config.threads.clamp(1, 64);
-        let inner = Arc::new(Inner { config, state: Mutex::default(), changed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            config,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ended: Condvar::new(),
+        });
         let mut pool = Self { inner, threads: vec![] };
         for _ in 0..count {
             let inner = pool.inner.clone();
@@ -194,7 +202,7 @@ impl Drop for Prefetcher {
             job.over(true);
         }
         drop(state);
-        self.inner.changed.notify_all();
+        self.inner.ended.notify_all();
     }
 }
 
@@ -224,6 +232,7 @@ impl PrefetchJob {
         state.sweep();
         drop(state);
         self.inner.changed.notify_all();
+        self.inner.ended.notify_all();
     }
 
     /// Waits until it is over.
@@ -234,7 +243,7 @@ impl PrefetchJob {
             if progress.is_over {
                 return progress;
             }
-            state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.inner.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -329,10 +338,13 @@ impl Inner {
             if !is_paused {
                 state.paused_until = None;
                 if let Some(work) = state.next(&self.config, self.is_demanded()) {
+                    // Whether there is more: one after the other looks. Who has ended a step looks
+                    // itself, so nobody need be woken for that.
+                    self.changed.notify_one();
                     return Some(work);
                 }
                 state.sweep();
-                self.changed.notify_all();
+                self.ended.notify_all();
             }
             let wait = left.filter(|left| !left.is_zero()).unwrap_or(Duration::from_secs(3600));
             state =
@@ -422,7 +434,7 @@ impl Inner {
         }
         state.sweep();
         drop(state);
-        self.changed.notify_all();
+        self.ended.notify_all();
     }
 }
 
