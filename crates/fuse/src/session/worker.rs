@@ -149,6 +149,8 @@ impl Pool {
 
     /// Starts workers when all are stuck. Returns when the session ends.
     fn watch(pool: &Arc<Self>) {
+        // It wakes every few milliseconds, which would drive a reader from his processor.
+        pool.join();
         let mut seen = 0;
         let mut quiet = 0;
         let mut state = pool.state();
