@@ -14,6 +14,7 @@
 //!
 //! [`ReadOnlyFs::read`]: crate::ReadOnlyFs::read
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -137,6 +138,24 @@ impl Companions {
     pub fn join(&self) {
         if let Some(pool) = self.pool.upgrade() {
             pool.join();
+            JOINED.with_borrow_mut(|joined| joined.push(Joined { pool: Weak::clone(&self.pool) }));
+        }
+    }
+}
+
+thread_local! {
+    /// What this thread has joined; dropped when it ends.
+    static JOINED: RefCell<Vec<Joined>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Joined {
+    pool: Weak<Pool>,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.part();
         }
     }
 }

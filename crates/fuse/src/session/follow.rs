@@ -11,11 +11,12 @@
 //! Where reader and worker could work at the same time this would cost more than it gives. Hence only
 //! while there is one worker, answers are short, and whoever asks was found asleep on the same processor
 //! twice on end. Threads that the worker wakes would be put on its processor, too, which looks idle; those
-//! that have joined ([`Companions`](crate::Companions)) are kept off it. If others want that processor an idle thread starves. So nobody is followed where more
-//! want to run than there are processors; a worker that gets requests late stops following; and if none
-//! is answered at all the pool's watch sets it free, as it does when there are no requests. Invariants:
-//! the thread is never confined to a processor that it was not allowed to run on from the start; a worker
-//! that follows is watched.
+//! that have joined ([`Companions`](crate::Companions)) are kept off it. If others want that processor an
+//! idle thread starves. So nobody is followed where more want to run than there are processors; a worker
+//! that gets requests late stops following; and if none is answered at all the pool's watch sets it
+//! free, as it does when there are no requests. Invariants: no thread is confined to a processor that it
+//! was not allowed to run on from the start; a worker that follows is watched; only threads that live
+//! are known by their numbers, which others get later.
 
 use std::num::NonZero;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -124,6 +125,14 @@ impl Follow {
         state.apart_from = None;
     }
 
+    /// The calling thread does not work for it any more.
+    pub(super) fn part(&self) {
+        let mut state = self.state();
+        let thread = gettid();
+        state.companions.retain(|companion| *companion != thread);
+        self.settle(thread);
+    }
+
     /// Keeps companions off a processor.
     fn keep_apart(&self, state: &mut Shared, cpu: Option<usize>) {
         if state.apart_from == cpu {
@@ -134,8 +143,10 @@ impl Follow {
         if let Some(cpu) = cpu {
             set.unset(cpu);
         }
-        // Who has ended is not there any more.
-        state.companions.retain(|thread| sched_setaffinity(Some(*thread), &set).is_ok());
+        for thread in &state.companions {
+            // A matter of speed.
+            let _ = sched_setaffinity(Some(*thread), &set);
+        }
     }
 
     /// Lets a thread run wherever workers may, as others do. What cannot be set stays as it is: a
@@ -542,6 +553,8 @@ mod tests {
                     while follow.is_on() {
                         std::thread::yield_now();
                     }
+                    follow.part();
+                    assert!(follow.state().companions.is_empty());
                 });
                 let companion = told.recv().unwrap();
                 assert!(follow.confine(cpu), "again, now that there is one");

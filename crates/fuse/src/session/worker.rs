@@ -109,10 +109,17 @@ impl Pool {
         self.device.as_fd()
     }
 
-    /// The calling thread works for the workers.
+    /// The calling thread works for the workers, until it parts.
     pub(crate) fn join(&self) {
         if let Some(follow) = &self.follow {
             follow.join();
+        }
+    }
+
+    /// The calling thread does not work for the workers any more.
+    pub(crate) fn part(&self) {
+        if let Some(follow) = &self.follow {
+            follow.part();
         }
     }
 
@@ -139,7 +146,10 @@ impl Pool {
             state.running = true;
         }
         Self::start_worker(pool).map_err(SessionError::Device)?;
+        // The watch wakes every few milliseconds, which would drive a reader from his processor.
+        pool.join();
         Self::watch(pool);
+        pool.part();
         let mut state = pool.state();
         while pool.total.load(Ordering::SeqCst) > 0 {
             state = pool.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -149,8 +159,6 @@ impl Pool {
 
     /// Starts workers when all are stuck. Returns when the session ends.
     fn watch(pool: &Arc<Self>) {
-        // It wakes every few milliseconds, which would drive a reader from his processor.
-        pool.join();
         let mut seen = 0;
         let mut quiet = 0;
         let mut state = pool.state();
