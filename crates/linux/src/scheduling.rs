@@ -29,6 +29,14 @@ pub fn set_policy(thread: rustix::process::Pid, policy: Policy) -> io::Result<()
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the calling thread is one as others are: nobody has given it another policy.
+#[must_use]
+pub fn is_normal() -> bool {
+    // SAFETY: takes no memory.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    policy == libc::c_long::from(libc::SCHED_OTHER)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,9 +50,10 @@ mod tests {
                 // proc(5): the 41st field.
                 fields.split_whitespace().nth(38).unwrap().parse::<i32>().unwrap()
             };
-            assert_eq!(policy(), libc::SCHED_OTHER);
+            assert!(policy() == libc::SCHED_OTHER && is_normal());
             set_policy(rustix::thread::gettid(), Policy::Idle).unwrap();
             assert_eq!(policy(), libc::SCHED_IDLE);
+            assert!(!is_normal());
             match set_policy(rustix::thread::gettid(), Policy::Normal) {
                 Ok(()) => assert_eq!(policy(), libc::SCHED_OTHER),
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),

@@ -5,8 +5,10 @@ use crate::mount::Target;
 use crate::run;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Files of each directory: many small ones, and some that are too large to be read ahead.
 const FILES: [usize; 5] = [0, 1, 3, 40, 300];
@@ -75,6 +77,30 @@ impl Mounted {
         files
     }
 
+    /// Threads of the server with the policy `SCHED_IDLE`.
+    fn idle_threads(&self) -> Vec<String> {
+        let target = self.path().as_os_str().as_bytes();
+        let mut idle = vec![];
+        let mut servers = 0;
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if !words.split(|&byte| byte == 0).any(|word| word == target) {
+                continue;
+            }
+            servers += 1;
+            for task in fs::read_dir(process.path().join("task")).into_iter().flatten().flatten() {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // proc(5): the policy is the 41st field; 5 is SCHED_IDLE.
+                let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+                if fields.split_whitespace().nth(38) == Some("5") {
+                    idle.push(stat);
+                }
+            }
+        }
+        assert!(servers > 0, "the server is not found");
+        idle
+    }
+
     /// Asks for names that are not there, one after the other: each is a request.
     fn look_up_all(&self, round: u32) {
         for name in 0..20_000 {
@@ -133,7 +159,13 @@ fn busy_processors_hold_up_nobody() {
             }
             mounted.look_up_all(at);
         }
+        mounted.compare();
+        // Nobody asks any more: the server is as it was, though others want its processor.
+        let end = Instant::now() + Duration::from_secs(60);
+        while !mounted.idle_threads().is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         busy.store(false, Ordering::Relaxed);
     });
-    mounted.compare();
+    assert_eq!(mounted.idle_threads(), [""; 0], "still SCHED_IDLE");
 }

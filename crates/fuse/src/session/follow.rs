@@ -22,7 +22,7 @@ use std::num::NonZero;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ferrofs_linux::scheduling::{Policy, set_policy};
+use ferrofs_linux::scheduling::{Policy, is_normal, set_policy};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
@@ -81,9 +81,13 @@ struct Shared {
 }
 
 impl Follow {
-    /// None if there is nothing to choose, or no right to have back what is given away. To be called
-    /// in a thread that may run wherever workers may.
+    /// None if there is nothing to choose, no right to have back what is given away, or somebody has
+    /// chosen a policy for us, which would be lost. To be called in a thread that may run wherever
+    /// workers may.
     pub(super) fn new() -> Option<Self> {
+        if !is_normal() {
+            return None;
+        }
         let home = sched_getaffinity(None).ok().filter(|set| set.count() > 1)?;
         // In a thread of its own, which may not come back.
         let there_and_back = || {
@@ -317,6 +321,7 @@ impl State {
         self.rest = self.next_rest.clamp(REST, REST_MAX);
         self.next_rest = self.rest.saturating_mul(2);
         (self.at, self.seen) = (None, None);
+        (self.moves, self.over) = (0, 0);
     }
 
     /// `sight`: None if nothing is known, or that place is not allowed.
@@ -522,6 +527,16 @@ mod tests {
         for bad in [&b""[..], b"1 (x", b"1 (x) S", b"1 (x) S 1 2"] {
             assert_eq!(parse(bad), None);
         }
+    }
+
+    #[test]
+    fn a_policy_that_somebody_chose_is_kept() {
+        std::thread::spawn(|| {
+            set_policy(gettid(), Policy::Idle).unwrap();
+            assert!(Follow::new().is_none());
+        })
+        .join()
+        .unwrap();
     }
 
     /// In a thread that is lost if it does not come back.
