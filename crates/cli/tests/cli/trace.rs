@@ -446,14 +446,26 @@ pub(crate) fn push(registry: &Component, image: &Path, pin: &str) {
         assert_eq!(answer.0, 201, "{}", String::from_utf8_lossy(&answer.2));
         (digest, bytes.len())
     };
+    let manifest = manifest(put, image, pin);
+    let headers = [("Content-Type", MANIFEST)];
+    let body = manifest.to_string();
+    let answer = send(registry.address(), "PUT", "/v2/app/manifests/v1", &headers, body.as_bytes());
+    assert_eq!(answer.unwrap().0, 201);
+}
+
+/// Its manifest's type.
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// The manifest of an image with its digest table; `put` stores a blob, and tells its digest and
+/// length.
+fn manifest(put: impl Fn(&[u8]) -> (String, usize), image: &Path, pin: &str) -> Value {
     let table = PathBuf::from(format!("{}.digests", image.display()));
     let (layer, layer_len) = put(&std::fs::read(image).unwrap());
     let (table, table_len) = put(&std::fs::read(table).unwrap());
     let (config, config_len) = put(b"{}");
-    let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = serde_json::json!({
+    serde_json::json!({
         "schemaVersion": 2,
-        "mediaType": kind,
+        "mediaType": MANIFEST,
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
                     "digest": config, "size": config_len },
         "layers": [
@@ -462,11 +474,7 @@ pub(crate) fn push(registry: &Component, image: &Path, pin: &str) {
             { "mediaType": "application/vnd.ferrofs.digest-table.v1",
               "digest": table, "size": table_len },
         ],
-    });
-    let headers = [("Content-Type", kind)];
-    let body = manifest.to_string();
-    let answer = send(registry.address(), "PUT", "/v2/app/manifests/v1", &headers, body.as_bytes());
-    assert_eq!(answer.unwrap().0, 201);
+    })
 }
 
 /// By a program that is not ours.
@@ -488,26 +496,10 @@ fn lay_out(folder: &Path, image: &Path, pin: &str) {
         std::fs::write(blobs.join(digest.split_once(':').unwrap().1), bytes).unwrap();
         (digest, bytes.len())
     };
-    let table = PathBuf::from(format!("{}.digests", image.display()));
-    let (layer, layer_len) = put(&std::fs::read(image).unwrap());
-    let (table, table_len) = put(&std::fs::read(table).unwrap());
-    let (config, config_len) = put(b"{}");
-    let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": kind,
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": config, "size": config_len },
-        "layers": [
-            { "mediaType": "application/vnd.erofs.layer.v1", "digest": layer, "size": layer_len,
-              "annotations": { "dev.ferrofs.digest-table": table, "dev.ferrofs.digest-pin": pin } },
-            { "mediaType": "application/vnd.ferrofs.digest-table.v1",
-              "digest": table, "size": table_len },
-        ],
-    });
+    let manifest = manifest(put, image, pin);
     let (manifest, len) = put(manifest.to_string().as_bytes());
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": [
-        { "mediaType": kind, "digest": manifest, "size": len,
+        { "mediaType": MANIFEST, "digest": manifest, "size": len,
           "annotations": { "org.opencontainers.image.ref.name": "v1" } } ] });
     std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
     std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();

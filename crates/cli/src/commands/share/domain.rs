@@ -8,6 +8,7 @@ use crate::size;
 use ferrofs_serve::{DomainImage, DomainStats};
 use ferrofs_share::contents::StoreStats;
 use serde::Serialize;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -111,14 +112,7 @@ fn show_store(out: &mut Out, stats: &StoreStats) -> io::Result<()> {
         stats.stores,
         stats.mounted_stores
     )?;
-    writeln!(
-        out,
-        "shared     {} contents of {} files, {} mapped, {} less in memory",
-        stats.contents,
-        stats.files,
-        size::show(stats.mapped_bytes),
-        size::show(stats.saved_bytes)
-    )?;
+    shared(out, stats.contents, stats.files, [stats.mapped_bytes, stats.saved_bytes])?;
     if let Some(bytes) = stats.memory_bytes {
         writeln!(out, "in memory  {} of stored contents, each once", size::show(bytes))?;
     }
@@ -134,19 +128,26 @@ fn show_store(out: &mut Out, stats: &StoreStats) -> io::Result<()> {
     Ok(())
 }
 
+/// What is shared, and by how much that is less.
+fn shared(
+    out: &mut Out,
+    contents: impl Display,
+    files: impl Display,
+    [mapped, saved]: [u64; 2],
+) -> io::Result<()> {
+    let (mapped, saved) = (size::show(mapped), size::show(saved));
+    writeln!(
+        out,
+        "shared     {contents} contents of {files} files, {mapped} mapped, {saved} less in memory"
+    )
+}
+
 fn show(out: &mut Out, stats: &DomainStats) -> io::Result<()> {
     writeln!(out, "domain     {}", stats.domain)?;
     writeln!(out, "mechanism  {} (process {})", stats.mechanism, stats.pid)?;
     let digests = if stats.trusts_digests { "believed" } else { "verified" };
     writeln!(out, "digests    {digests}; {} hashed", size::show(stats.hashed_bytes))?;
-    writeln!(
-        out,
-        "shared     {} contents of {} files, {} mapped, {} less in memory",
-        stats.contents,
-        stats.files,
-        size::show(stats.mapped_bytes),
-        size::show(stats.saved_bytes)
-    )?;
+    shared(out, stats.contents, stats.files, [stats.mapped_bytes, stats.saved_bytes])?;
     if let Some(bytes) = stats.memory_bytes {
         writeln!(out, "in memory  {} of shared contents, each once", size::show(bytes))?;
     }
