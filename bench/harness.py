@@ -7,9 +7,11 @@ no mount, no folder. Knows nothing about ferrofs or erofs-utils.
 
 import collections
 import contextlib
+import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -224,6 +226,22 @@ class FuseMount:
         with open(f"/proc/{self._process.pid}/stat", encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ask(path, method, target, timeout_s=20):
+    """The body of what the HTTP server behind the Unix socket PATH answers."""
+    connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.connect(path)
+        connection.request(method, target)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status >= 300:
+            raise BenchError(f"{path}: {method} {target}: {answer.status}: {body[:200]!r}")
+        return body
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager
