@@ -255,6 +255,30 @@ fn what_was_decoded_besides_is_in_the_page_cache() {
 }
 
 #[test]
+fn what_the_page_cache_has_got_is_not_kept_as_well() {
+    let Some(mounted) = Mounted::new("-q") else { return };
+    let file = File::open(mounted.file(0)).unwrap();
+    rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
+    for page in (3..256).step_by(17) {
+        let mut buf = [0; 4096];
+        file.read_exact_at(&mut buf, page * 4096).unwrap();
+        assert!(buf[..] == mounted.contents[0][page as usize * 4096..][..4096], "page {page}");
+    }
+    let cached = || {
+        let stats = mounted.stats();
+        assert!(stats["engine"]["decodes"].as_u64().unwrap() > 3);
+        ["extents", "encoded"].map(|pool| stats["cache_bytes"][pool].as_u64().unwrap())
+    };
+    for _ in 0..1000 {
+        if cached() == [0, 0] {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(cached(), [0, 0]);
+}
+
+#[test]
 fn bad_requests_change_nothing() {
     let Some(mounted) = Mounted::new("-q") else { return };
     let before = mounted.ctl("get").ok();
