@@ -6,6 +6,7 @@
 //! table unless the user has said so.
 
 mod complete;
+mod ranges;
 
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
@@ -16,6 +17,7 @@ use ferrofs_store::{
     Blob, BlobStats, Cache, CacheConfig, Cancel, Deadline, Demand, FoundBlob, FoundImage,
     ImagePlace, LimitConfig, Limits, Network, Opener, Pin, Policy, StoreError,
 };
+pub(crate) use ranges::{Ranges, without};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,7 +29,7 @@ use std::time::Duration;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
-const HEAD_LEN: u64 = 256 << 10;
+pub(crate) const HEAD_LEN: u64 = 256 << 10;
 /// How long an image may take to be found and opened.
 const OPEN_TIME: Duration = Duration::from_secs(60);
 
@@ -147,8 +149,14 @@ impl LazySpec {
             .join("ferrofs")
     }
 
-    /// Finds the image and opens it; no more of it is fetched than that takes.
-    pub(crate) fn open(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
+    /// Finds the image and opens it; no more of it is fetched than that takes, and its first
+    /// `head_len` bytes.
+    pub(crate) fn open(
+        &self,
+        patience: Patience,
+        policy: Policy,
+        head_len: u64,
+    ) -> Result<LazyImage> {
         let folder = self.cache_folder();
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent)
@@ -168,7 +176,7 @@ impl LazySpec {
         };
         let cancel = Cancel::new();
         let demand = Demand { deadline, cancel: Some(cancel.clone()), ..Demand::default() };
-        let opening = Opening { spec: self, opener, found, demand, policy };
+        let opening = Opening { spec: self, opener, found, demand, policy, head_len };
         let image = opening.image()?;
         Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), cancel, ..image })
     }
@@ -206,6 +214,7 @@ struct Opening<'a> {
     found: FoundImage,
     demand: Demand,
     policy: Policy,
+    head_len: u64,
 }
 
 impl Opening<'_> {
@@ -219,10 +228,10 @@ impl Opening<'_> {
     }
 
     fn image(&self) -> Result<LazyImage> {
-        let primary = self.blob(&self.found.primary()?, HEAD_LEN)?;
+        let primary = self.blob(&self.found.primary()?, self.head_len)?;
         let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
         let patience = Demand::soft(OPEN_TIME);
-        match primary.ensure(0..HEAD_LEN.min(primary.size()), &patience) {
+        match primary.ensure(0..self.head_len.min(primary.size()), &patience) {
             // It is read without being kept.
             Err(StoreError::NoSpace { .. }) => {}
             other => other?,

@@ -11,6 +11,7 @@ mod walk;
 
 pub use look::LazyLook;
 pub(crate) use record::Recording;
+pub(crate) use walk::metadata_start;
 
 use crate::control::{ImagePath, Prefetched};
 use crate::lazy::{LazySpec, Whence};
@@ -435,7 +436,7 @@ pub(crate) fn metadata(blobs: &[Blob]) {
     };
     let work = move || {
         let Some(blob) = blobs.first() else { return };
-        let start = match walk::Found::new(&blobs).and_then(|image| image.metadata_start()) {
+        let start = match walk::Found::new(&blobs).and_then(|found| metadata_start(found.image())) {
             Ok(start) => start.min(blob.size()),
             Err(error) => return lost(&error),
         };

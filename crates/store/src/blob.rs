@@ -204,6 +204,12 @@ impl Blob {
         self.inner.recorder.set(recorder).is_ok()
     }
 
+    /// Fetches nothing of `ranges` because something near was read: readers are likely to have it from
+    /// elsewhere. Who does ask for it gets it. Takes the place of what was told before.
+    pub fn leave_out(&self, ranges: &[Range<u64>]) {
+        crate::cache::lock(&self.inner.window).leave_out(ranges);
+    }
+
     /// Makes what is present durable.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.commit()

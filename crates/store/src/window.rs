@@ -3,16 +3,19 @@
 //!
 //! Logic only: it refuses to know who fetches, and from where. Two forces: readers in sequence want
 //! large requests and the next one under way before they need it; scattered readers want nothing
-//! but what they ask for. Invariant: bytes that were fetched and that nobody has wanted yet are
-//! never more than a share of those that were wanted, and a constant.
+//! but what they ask for. Invariants: bytes that were fetched and that nobody has wanted yet are
+//! never more than a share of those that were wanted, and a constant; what is left out is fetched
+//! only for who asks for it.
 
 mod guesses;
+mod left_out;
 #[cfg(test)]
 pub(crate) mod simulate;
 #[cfg(test)]
 mod tests;
 
 use guesses::Guesses;
+use left_out::LeftOut;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -79,6 +82,9 @@ pub struct Window {
     size: u64,
     streams: Vec<Stream>,
     guesses: Guesses,
+    /// What readers have from elsewhere. Distances between reads are told without it: who wants only
+    /// what lies between reads in sequence, too.
+    left_out: LeftOut,
     /// Bytes that were fetched because they were asked for, or guessed rightly.
     wanted: u64,
     /// Counts reads, for the least recently used stream.
@@ -104,7 +110,21 @@ impl Window {
     /// For a blob of `size` bytes.
     #[must_use]
     pub fn new(config: WindowConfig, size: u64) -> Self {
-        Self { config, size, streams: vec![], guesses: Guesses::default(), wanted: 0, now: 0 }
+        Self {
+            config,
+            size,
+            streams: vec![],
+            guesses: Guesses::default(),
+            left_out: LeftOut::default(),
+            wanted: 0,
+            now: 0,
+        }
+    }
+
+    /// Guesses at nothing in `ranges`, and at what lies behind them as if they were not there. Takes
+    /// the place of what was told before.
+    pub fn leave_out(&mut self, ranges: &[Range<u64>]) {
+        self.left_out = LeftOut::new(ranges, self.config.grain, self.size);
     }
 
     /// Newer estimates of the way to the origin.
@@ -181,14 +201,15 @@ impl Window {
     /// The reader that goes on with this read: it begins near where one ended. A new one if none.
     /// A read that misses nothing and goes on from nowhere is nobody's.
     fn stream(&mut self, read: &Range<u64>, misses: bool) -> Option<usize> {
+        let start = self.left_out.rank(read.start);
+        let end = |stream: &Stream| self.left_out.rank(stream.end);
         let near = |stream: &Stream| {
             // Forward over a gap (the window covers it) or back a little (threads of one reader).
             let ahead = stream.window.max(self.config.group);
             let back = stream.window.min(1 << 20).max(self.config.group);
-            read.start <= stream.end.saturating_add(ahead)
-                && stream.end <= read.start.saturating_add(back)
+            start <= end(stream).saturating_add(ahead) && end(stream) <= start.saturating_add(back)
         };
-        let distance = |stream: &Stream| stream.end.abs_diff(read.start);
+        let distance = |stream: &Stream| end(stream).abs_diff(start);
         let found = (0..self.streams.len())
             .filter(|index| near(&self.streams[*index]))
             .min_by_key(|index| distance(&self.streams[*index]));
@@ -237,11 +258,12 @@ impl Window {
     ) {
         let mut stream = self.streams[index];
         // In sequence is who goes on where it ended; who skips or goes back is trusted less.
-        let gap = read.start.abs_diff(stream.end);
+        let rank = |at| self.left_out.rank(at);
+        let gap = rank(read.start).abs_diff(rank(stream.end));
         let was = stream.window;
         let is_forward = read.end > stream.end;
         if is_forward && gap <= self.config.group {
-            if !plan.now.is_empty() || read.end.saturating_add(was) > stream.fetched {
+            if !plan.now.is_empty() || rank(read.end).saturating_add(was) > rank(stream.fetched) {
                 stream.window = (was * 2).max(self.config.window_min);
             }
         } else if is_forward {
@@ -251,28 +273,38 @@ impl Window {
         stream.end = stream.end.max(read.end);
         stream.fetched = stream.fetched.max(stream.end);
         // Half of the window is under way while the other half is read.
-        let left = stream.fetched - stream.end;
+        let left = rank(stream.fetched).saturating_sub(rank(stream.end));
         if stream.window > 0 && left <= stream.window / 2 {
             let budget = self.budget();
             let reach = (stream.window - left).min(budget);
-            let group = self.config.group;
-            let whole = (stream.fetched.saturating_add(reach) / group).saturating_mul(group);
-            let end = whole.min(self.size);
             let start = self.grains(&(stream.fetched..stream.fetched)).end;
+            let end = self.whole(rank(stream.fetched).saturating_add(reach));
             // A request for little is not worth its round trip, unless the blob ends.
-            let worth = end.saturating_sub(start) >= self.worth(&stream) || end == self.size;
-            if end > start && worth {
-                for range in missing(start..end) {
+            let worth = rank(end).saturating_sub(rank(start)) >= self.worth(&stream);
+            if end > start && (worth || end == self.size) {
+                let wanted = self.left_out.others(start..end);
+                // What is left out behind it may be told to be wanted after all.
+                stream.fetched = wanted.last().map_or(stream.fetched, |last| last.end);
+                for range in wanted.into_iter().flat_map(missing) {
                     self.guesses.add(range.clone());
                     match plan.now.last_mut() {
                         Some(last) if last.end == range.start => last.end = range.end,
                         _ => plan.ahead.push(range),
                     }
                 }
-                stream.fetched = end;
             }
         }
         self.streams[index] = stream;
+    }
+
+    /// Where to end who has so many bytes before it that are not left out: at whole groups.
+    fn whole(&self, rank: u64) -> u64 {
+        let end = self.left_out.at(rank);
+        // What is left out to the very end is no more than an end.
+        if self.left_out.rank(end) >= self.left_out.rank(self.size) {
+            return self.size;
+        }
+        end / self.config.group * self.config.group
     }
 
     /// The least that is asked for ahead.

@@ -15,7 +15,7 @@ use ferrofs_fuse::{
 use ferrofs_image::{Inode, Nid};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The folder in the topmost one by which the server itself finds files, by [`DomainFs::name_of`]. It
 /// is not listed there.
@@ -28,6 +28,8 @@ const FILES_NODE: u64 = 2;
 pub(crate) struct DomainFs {
     members: RwLock<BTreeMap<u16, Arc<Member>>>,
     pub(crate) sharing: Sharing,
+    /// Held by who looks what images have in common.
+    pub(crate) survey: Mutex<()>,
 }
 
 /// Files that are looked up at once for a listing.
@@ -42,7 +44,11 @@ enum Place {
 impl DomainFs {
     /// With `by_content` files of other attributes are one node, too: nobody looks at them here.
     pub(crate) fn new(trust: bool, by_content: bool) -> Self {
-        Self { members: RwLock::default(), sharing: Sharing::new(trust, by_content) }
+        Self {
+            members: RwLock::default(),
+            sharing: Sharing::new(trust, by_content),
+            survey: Mutex::default(),
+        }
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One image of a domain.
 
-use crate::lazy::LazyImage;
+use crate::lazy::{HEAD_LEN, LazyImage};
 use crate::{ErofsFs, Error, ImageFiles, LazySpec, Patience, Result, nid_of, node_of};
 use ferrofs_engine::EngineConfig;
 use ferrofs_fuse::{Attr, Errno, ReadOnlyFs};
@@ -13,10 +13,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::nodes::FileId;
+
+/// Bytes at the start of an image beside others that are fetched before it is looked at.
+const HEAD_LEN_BESIDE: u64 = 8 << 10;
 
 /// An image that is to be in a domain.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -69,13 +72,23 @@ pub(crate) struct Member {
     pub(crate) cache_given: AtomicU64,
     pub(crate) cache_bytes: Arc<AtomicU64>,
     pub(crate) added: Instant,
+    /// All its files were met.
+    pub(crate) is_counted: AtomicBool,
 }
 
 impl Member {
-    /// Opens an image as number `slot`.
-    pub(crate) fn open(slot: u16, spec: MemberSpec, config: EngineConfig) -> Result<Self> {
+    /// Opens an image as number `slot`. `is_first`: there is no other whose content it may have.
+    pub(crate) fn open(
+        slot: u16,
+        spec: MemberSpec,
+        config: EngineConfig,
+        is_first: bool,
+    ) -> Result<Self> {
         let (image, files, blobs) = if let Some(lazy) = &spec.lazy {
-            let LazyImage { image, blobs, .. } = lazy.open(Patience::Hard, Policy::default())?;
+            // Where data comes first, it may be data that another image has.
+            let head_len = if is_first { HEAD_LEN } else { HEAD_LEN_BESIDE };
+            let opened = lazy.open(Patience::Hard, Policy::default(), head_len)?;
+            let LazyImage { image, blobs, .. } = opened;
             (image, Vec::new(), blobs)
         } else {
             let (image, files) = open_files(&spec)?;
@@ -99,6 +112,7 @@ impl Member {
             cache_given: AtomicU64::new(cache_bytes),
             cache_bytes: Arc::new(AtomicU64::new(cache_bytes)),
             added: Instant::now(),
+            is_counted: AtomicBool::new(false),
             spec,
         })
     }

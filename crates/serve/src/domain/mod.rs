@@ -8,7 +8,7 @@
 //! the first (`view`, [`Mechanism::Passthrough`]), which shares content of other attributes, too. The
 //! modules: `daemon` is the process that serves, `client` asks it, `fs` is the file system, `sharing` decides
 //! what is one node, `shared` reads it, `member` is an image, `backing` and `ahead` have files of views
-//! ready, `sight` shows an image to `ctl`, `folder` is where a domain is found, `guard` sees to it that a
+//! ready, `survey` finds what need not be fetched, `sight` shows an image to `ctl`, `folder` is where a domain is found, `guard` sees to it that a
 //! killed server leaves errors and no waiting.
 //!
 //! Invariants: domains are processes and file systems of their own, so nothing is shared between
@@ -28,6 +28,7 @@ mod nodes;
 mod shared;
 mod sharing;
 mod sight;
+mod survey;
 mod view;
 
 pub use client::{

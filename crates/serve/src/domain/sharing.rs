@@ -12,7 +12,7 @@ use super::member::Member;
 use super::nodes::FileId;
 use super::shared::SharedFile;
 use ferrofs_fuse::{Attr, Errno};
-use ferrofs_image::Inode;
+use ferrofs_image::{Inode, Nid};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -51,6 +51,16 @@ struct Known {
 pub(crate) struct Placed {
     pub(crate) place: u64,
     pub(crate) id: FileId,
+}
+
+/// What images say of a file's content.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) placed: Placed,
+    /// Files of other images that have it.
+    pub(crate) others: Vec<(Arc<Member>, Nid)>,
+    /// A file of the same image that was met earlier has it.
+    pub(crate) again: bool,
 }
 
 /// How far a file is known. The lock is held while it is hashed, so that it is hashed once.
@@ -166,6 +176,31 @@ impl Sharing {
         let state = self.lock();
         let found = state.places.range(from..).take(count);
         found.map(|(&place, &id)| Placed { place, id }).collect()
+    }
+
+    /// Up to `count` files of all images from a place on, and where the content of those of image
+    /// `slot` is, too, by what images say.
+    pub(crate) fn said_elsewhere(&self, slot: u16, from: u64, count: usize) -> Vec<Said> {
+        let state = self.lock();
+        let found = state.places.range(from..).take(count);
+        let said = found.map(|(&place, &id)| {
+            let mut said = Said { placed: Placed { place, id }, others: Vec::new(), again: false };
+            let Some(known) = state.files.get(&id).filter(|_| id.slot == slot) else { return said };
+            let size = known.claim.map_or(0, |claim| claim.size);
+            for other in known.claim.iter().flat_map(|_| candidates(&state, id, size)) {
+                let Some(other_known) = state.files.get(&other) else { continue };
+                if other_known.claim != known.claim {
+                    continue;
+                }
+                if other.slot == slot {
+                    said.again |= other_known.place < place;
+                } else {
+                    said.others.push((Arc::clone(&other_known.member), other.nid));
+                }
+            }
+            said
+        });
+        said.collect()
     }
 
     /// The node of a file as far as it is decided; else its own.

@@ -7,6 +7,7 @@
 //! too, whatever was read as something else on the way.
 
 use super::LazyDevice;
+use super::ranges::{Ranges, complement};
 use crate::{Error, Result};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::limits::INODE_SLOT;
@@ -17,9 +18,6 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// Ranges that are kept before neighbours are put together.
-const RANGES_MAX: usize = 1 << 16;
 
 /// Threads that wait for the origin at the same time.
 const THREADS: usize = 8;
@@ -121,7 +119,7 @@ impl<'a> Walk<'a> {
             threads.into_iter().map(joined).collect()
         });
         for ranges in results {
-            ranges?.list.into_iter().for_each(|range| all.add(range));
+            ranges?.settled().into_iter().for_each(|range| all.add(range));
         }
         Ok(all.settled())
     }
@@ -237,78 +235,4 @@ fn add_data(image: &Image, map: &FileMap, ranges: &mut Ranges) -> ferrofs_image:
         at = extent.end();
     }
     Ok(())
-}
-
-/// Ranges, many of which touch.
-#[derive(Default)]
-struct Ranges {
-    list: Vec<Range<u64>>,
-    settled_len: usize,
-}
-
-impl Ranges {
-    fn add(&mut self, range: Range<u64>) {
-        match self.list.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.list.push(range),
-        }
-        // Never more than twice what must be kept.
-        if self.list.len() >= RANGES_MAX.max(self.settled_len.saturating_mul(2)) {
-            self.settle();
-        }
-    }
-
-    fn settle(&mut self) {
-        self.list.sort_unstable_by_key(|range| range.start);
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in self.list.drain(..) {
-            match merged.last_mut() {
-                Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        self.settled_len = merged.len();
-        self.list = merged;
-    }
-
-    fn settled(mut self) -> Vec<Range<u64>> {
-        self.settle();
-        self.list
-    }
-}
-
-/// What of `0..size` is in none of `ranges`, which are in order.
-fn complement(ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    for range in ranges {
-        if at < range.start.min(size) {
-            found.push(at..range.start.min(size));
-        }
-        at = at.max(range.end);
-    }
-    if at < size {
-        found.push(at..size);
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_data_is_the_rest() {
-        let mut ranges = Ranges::default();
-        for range in [8..12, 12..16, 40..50, 0..4, 45..60, 10..11] {
-            ranges.add(range);
-        }
-        let settled = ranges.settled();
-        assert_eq!(settled, [0..4, 8..16, 40..60]);
-        assert_eq!(complement(&settled, 100), [4..8, 16..40, 60..100]);
-        assert_eq!(complement(&settled, 50), [4..8, 16..40]);
-        assert_eq!(complement(&settled, 20), [4..8, 16..20]);
-        assert_eq!(complement(&[], 7).first(), Some(&(0..7)));
-        assert_eq!(complement(&settled, 0), []);
-    }
 }

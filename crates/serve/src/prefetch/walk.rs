@@ -20,6 +20,27 @@ const NODES_MAX: usize = 1 << 18;
 /// Entries of the root directory that are looked at for where metadata is.
 const ENTRIES_MAX: usize = 1024;
 
+/// Where the metadata begins, most likely: with the first of what the root directory names. Behind
+/// the superblock or behind all data, as builders have it.
+pub(crate) fn metadata_start(image: &Image) -> Result<u64, String> {
+    let find = || {
+        let root = image.inode(image.root())?;
+        let (mut first, mut left) = (None::<Nid>, ENTRIES_MAX);
+        image.directory(&root)?.walk(0, |entry, _| {
+            if !matches!(entry.name, b"." | b"..") {
+                first = Some(first.map_or(entry.nid, |first| Nid(first.0.min(entry.nid.0))));
+            }
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let base = image.superblock().meta_base();
+        // Numbers are places, but for those in the metabox: then it is not known.
+        let offset = first.and_then(|nid| nid.0.checked_mul(INODE_SLOT)?.checked_add(base));
+        Ok(offset.unwrap_or(base))
+    };
+    find().map_err(|error: ferrofs_image::Error| error.to_string())
+}
+
 /// What was found of paths.
 pub(super) struct Found {
     image: Image,
@@ -46,26 +67,8 @@ impl Found {
         })
     }
 
-    /// Where the metadata begins, most likely: with the first of what the root directory names. Behind
-    /// the superblock or behind all data, as builders have it.
-    pub(super) fn metadata_start(&self) -> Result<u64, String> {
-        let image = &self.image;
-        let find = || {
-            let root = image.inode(image.root())?;
-            let (mut first, mut left) = (None::<Nid>, ENTRIES_MAX);
-            image.directory(&root)?.walk(0, |entry, _| {
-                if !matches!(entry.name, b"." | b"..") {
-                    first = Some(first.map_or(entry.nid, |first| Nid(first.0.min(entry.nid.0))));
-                }
-                left -= 1;
-                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            let base = image.superblock().meta_base();
-            // Numbers are places, but for those in the metabox: then it is not known.
-            let offset = first.and_then(|nid| nid.0.checked_mul(INODE_SLOT)?.checked_add(base));
-            Ok(offset.unwrap_or(base))
-        };
-        find().map_err(|error: ferrofs_image::Error| error.to_string())
+    pub(super) const fn image(&self) -> &Image {
+        &self.image
     }
 
     /// Adds a file, or all that is below a directory.

@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// More than this is not held in memory.
 const LEN_MAX: u64 = 1 << 20;
+/// Less than this is no whole group, of which digests come with the table's head.
+const LEN_MIN: u64 = 64 << 10;
 
 /// Bytes that are under way.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Head {
     /// Begins to fetch, if that is wanted and the bytes can be verified.
     pub(super) fn begin(spec: &BlobSpec, demand: &Demand, start: Instant) -> Option<Self> {
         let len = spec.head_len.min(LEN_MAX);
-        if len == 0 || !matches!(spec.table, TableSpec::Pinned { .. }) {
+        if len < LEN_MIN || !matches!(spec.table, TableSpec::Pinned { .. }) {
             return None;
         }
         let origin = spec.origin.clone();

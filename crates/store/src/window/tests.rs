@@ -73,6 +73,69 @@ fn small_gaps_are_bridged_and_large_ones_are_not() {
     assert_eq!(window.wasted(), 4096);
 }
 
+/// Runs that a reader wants of 40 MiB: one of 20 KiB to 200 KiB in each 512 KiB.
+fn scattered_runs() -> Vec<Range<u64>> {
+    let run = |number: u64| {
+        let start = (number << 19) + number % 7 * 5 * GRAIN;
+        start..start + (5 + number * 11 % 46) * GRAIN
+    };
+    (0..80).map(run).collect()
+}
+
+#[test]
+fn who_wants_what_is_not_left_out_reads_in_sequence() {
+    let size = 40 << 20;
+    let runs = scattered_runs();
+    let needed: u64 = runs.iter().map(|run| run.end - run.start).sum();
+    let mut at = 0;
+    let mut others = vec![];
+    for run in &runs {
+        others.push(at..run.start);
+        at = run.end;
+    }
+    others.push(at..size);
+    let read_all = |left_out: &[Range<u64>]| {
+        let mut window = Window::new(WindowConfig::default(), size);
+        window.leave_out(left_out);
+        let mut link = Link::new(size);
+        let mut seconds: f64 = 0.0;
+        for run in &runs {
+            for start in (run.start..run.end).step_by(32 << 10) {
+                let read = start..(start + (32 << 10)).min(run.end);
+                let plan = window.read(read.clone(), |range| link.missing(range));
+                for range in plan.now.iter().chain(&plan.ahead) {
+                    link.request(seconds, range);
+                }
+                seconds = seconds.max(link.complete(&read));
+            }
+        }
+        (link.fetched, link.requests, seconds)
+    };
+    let (fetched, requests, seconds) = read_all(&others);
+    assert_eq!(fetched, needed);
+    assert!(requests < 180, "{requests}");
+    let (more, _, without) = read_all(&[]);
+    assert!(more > needed, "{more}");
+    // The link is busy with what is wanted, and the reader does not wait for each of 80 round trips.
+    assert!(seconds < without && seconds < 1.2, "{seconds}, {without}");
+}
+
+#[test]
+fn what_is_left_out_may_be_told_to_be_wanted_after_all() {
+    let mut window = Window::new(WindowConfig::default(), 1 << 30);
+    window.leave_out(&[0..1 << 30]);
+    for step in 0..8 {
+        let read = step << 16..(step + 1) << 16;
+        let plan = window.read(read.clone(), |range| vec![range]);
+        assert_eq!((plan.now, plan.ahead), (vec![read], vec![]));
+    }
+    assert_eq!(window.wasted(), 0);
+    window.leave_out(&[1 << 20..1 << 30]);
+    let plan = window.read(8 << 16..9 << 16, |range| vec![range]);
+    let end = plan.now.last().unwrap().end.max(plan.ahead.last().map_or(0, |range| range.end));
+    assert!(end > 9 << 16 && end <= 1 << 20, "{end}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -82,6 +145,7 @@ proptest! {
         size in 1_u64..8 << 20,
         ratio in 0.0_f64..1.0,
         constant in 0_u64..1 << 20,
+        left_out in proptest::collection::vec((0_u64..8 << 20, 1_u64..1 << 20), 0..20),
     ) {
         let config = WindowConfig {
             waste_ratio: ratio,
@@ -90,13 +154,27 @@ proptest! {
         };
         let mut link = Link::new(size);
         let mut window = Window::new(config, size);
+        let left_out: Vec<_> = left_out
+            .into_iter()
+            .map(|(start, len)| start.min(size)..(start + len).min(size))
+            .collect();
+        window.leave_out(&left_out);
+        let is_left_out = |grain: u64| {
+            let bytes = grain * GRAIN..(grain * GRAIN + GRAIN).min(size);
+            let whole = |range: &Range<u64>| range.start <= bytes.start && bytes.end <= range.end;
+            left_out.iter().any(whole)
+        };
         for (start, len) in reads {
             let read = start.min(size)..(start + len).min(size);
+            let asked = read.start / GRAIN..read.end.div_ceil(GRAIN);
             let plan = window.read(read.clone(), |range| link.missing(range));
             for range in plan.now.iter().chain(&plan.ahead) {
                 prop_assert!(range.start < range.end && range.end <= size);
                 prop_assert!(range.start % GRAIN == 0);
                 prop_assert!(range.end % GRAIN == 0 || range.end == size);
+                for grain in range.start / GRAIN..range.end.div_ceil(GRAIN) {
+                    prop_assert!(asked.contains(&grain) || !is_left_out(grain), "{range:?}");
+                }
                 link.request(0.0, range);
             }
             let aligned = read.start / GRAIN * GRAIN..read.end;

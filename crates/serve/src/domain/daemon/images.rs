@@ -5,26 +5,20 @@
 
 use super::super::backing::DomainFiles;
 use super::super::folder;
-use super::super::fs::{DomainFs, FILES};
+use super::super::fs::FILES;
 use super::super::member::{Member, MemberSpec};
 use super::super::message::{Added, Mechanism};
 use super::super::sight::{self, Sight, SightSpec};
+use super::super::survey;
 use super::super::view::ViewServer;
 use super::{Domain, Seen};
 use crate::control::make_folder;
 use crate::{EngineConfig, Error, MountOptions, Result};
 use ferrofs_fuse::ROOT_NODE;
-use ferrofs_image::Nid;
-use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
-
-/// Directory entries of an image that are looked at when it joins; files behind them are met when they
-/// are asked for.
-const ENTRIES_MAX: u32 = 1 << 24;
 
 impl Domain {
     pub(super) fn see(&self, slot: u16, mounted: bool) {
@@ -51,22 +45,18 @@ impl Domain {
         let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
         let cache_bytes = self.spec.cache_bytes / (members.len() as u64 + 1);
         let config = EngineConfig { cache_bytes, ..MountOptions::default().engine_config() };
-        let member = Arc::new(Member::open(slot, image, config)?);
+        let member = Arc::new(Member::open(slot, image, config, members.is_empty())?);
         *next = after;
         for other in &members {
             other.give_cache(cache_bytes);
         }
         if member.blobs.is_empty() {
-            count(&self.fs, &member);
-        } else {
-            // Its metadata must come first, and mounting does not wait for that: what is not known
-            // of it yet is not shared by others.
-            let (fs, member) = (Arc::clone(&self.fs), Arc::clone(&member));
-            let fail = |error| Error::Io { doing: "start a thread", error };
-            let thread = std::thread::Builder::new().name(String::from("count"));
-            thread.spawn(move || count(&fs, &member)).map_err(fail)?;
+            survey::count(&self.fs, &member);
+        } else if !members.is_empty() {
+            survey::wait(&member);
         }
         self.fs.add(Arc::clone(&member));
+        survey::begin(&self.fs, &member)?;
         if self.spec.mechanism == Mechanism::Passthrough
             && let Err(error) = self.view(&member)
         {
@@ -119,6 +109,7 @@ impl Domain {
             return;
         }
         self.fs.remove(member.slot);
+        survey::renew(&self.fs);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
         let gone = self.sights.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
         // Without the lock: who answers just now may have to be waited for.
@@ -167,46 +158,5 @@ impl Domain {
         // If it cannot go it is in nobody's way.
         let _ = std::fs::remove_dir(self.spec.folder.join(self.tree_of(member.slot)));
         true
-    }
-}
-
-/// Takes note of all files of an image. What cannot be read is left out: whoever asks for it gets the
-/// error.
-fn count(fs: &DomainFs, member: &Arc<Member>) {
-    let image = member.image();
-    let mut pending = vec![image.root()];
-    let mut seen: HashSet<Nid> = HashSet::from([image.root()]);
-    let mut left = ENTRIES_MAX;
-    while let Some(nid) = pending.pop() {
-        let Ok(directory) = image.inode(nid) else { continue };
-        let Ok(directory) = image.directory(&directory) else { continue };
-        let first = pending.len();
-        let walked = directory.walk(0, |entry, _| {
-            // Hard links, and directories in circles: there are no more inodes than the image has
-            // room for.
-            if !matches!(entry.name, b"." | b"..")
-                && seen.insert(entry.nid)
-                && let Ok(inode) = image.inode(entry.nid)
-            {
-                match inode.file_type {
-                    ferrofs_format::inode::FileType::Directory => pending.push(entry.nid),
-                    ferrofs_format::inode::FileType::Regular => {
-                        // An error is told to whoever opens it.
-                        let _ = fs.sharing.note(member, &inode);
-                    }
-                    _ => {}
-                }
-            }
-            left = left.saturating_sub(1);
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if left == 0 {
-            return;
-        }
-        // In the order of names, in which trees are read: files are prepared ahead in it.
-        pending[first..].reverse();
-        if let Err(error) = walked {
-            tracing::warn!(nid = nid.0, %error, "a directory cannot be read");
-        }
     }
 }

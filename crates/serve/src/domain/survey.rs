@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What files the images of a domain have, and what of an image read on demand is to be had without
+//! fetching it.
+//!
+//! An image is walked once, when it joins. Of one whose bytes are somewhere else it is then known, by
+//! its own digests, which files another image of the domain has: bytes of those are not fetched along
+//! with others (`Blob::leave_out`). Invariant: this decides on guesses alone, never on what a reader
+//! gets; what an image says wrongly costs waiting.
+
+use super::fs::DomainFs;
+use super::member::Member;
+use crate::lazy::{Ranges, without};
+use crate::{Error, Result, prefetch};
+use ferrofs_format::features::CompatFeatures;
+use ferrofs_format::inode::FileType;
+use ferrofs_image::Nid;
+use std::collections::HashSet;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+/// Directory entries of an image that are looked at when it joins; files behind them are met when they
+/// are asked for.
+const ENTRIES_MAX: u32 = 1 << 24;
+/// Files that are looked at under one lock.
+const FILES: usize = 256;
+
+/// Has nothing guessed of an image whose files are not known yet, if its digests will tell what others
+/// have.
+pub(crate) fn wait(member: &Member) {
+    if has_digests(member) {
+        for blob in &member.blobs {
+            blob.leave_out(&[0..blob.size()]);
+        }
+    }
+}
+
+/// A new image is among the others: learns what it has, if that takes fetching, and looks anew what
+/// need not be fetched. Nobody waits for it.
+pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
+    if member.blobs.is_empty() {
+        renew(fs);
+        return Ok(());
+    }
+    // Its metadata must come first: what is not known of it yet is not shared by others.
+    let (fs, member) = (Arc::clone(fs), Arc::clone(member));
+    let work = move || {
+        if has_digests(&member)
+            && let Some(blob) = member.blobs.first()
+        {
+            // Metadata is wanted, and lies behind the data as a rule.
+            let start = prefetch::metadata_start(member.image()).unwrap_or_default();
+            blob.leave_out(&[0..start]);
+        }
+        count(&fs, &member);
+        member.is_counted.store(true, Ordering::Release);
+        look(&fs);
+    };
+    start(work).map_err(|error| Error::Io { doing: "start a thread", error })
+}
+
+/// Looks anew what images read on demand need not fetch, in a thread of its own.
+pub(crate) fn renew(fs: &Arc<DomainFs>) {
+    if fs.members().iter().any(|member| !member.blobs.is_empty()) {
+        let fs = Arc::clone(fs);
+        // Without it more is fetched than need be, or later.
+        let _ = start(move || look(&fs));
+    }
+}
+
+fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(String::from("survey")).spawn(work).map(drop)
+}
+
+fn has_digests(member: &Member) -> bool {
+    member.image().superblock().compat.has(CompatFeatures::ISHARE_XATTRS)
+}
+
+/// Who comes last sees all that happened before.
+fn look(fs: &DomainFs) {
+    let _one = fs.survey.lock().unwrap_or_else(PoisonError::into_inner);
+    for member in fs.members() {
+        // Else it is done when it is counted.
+        if member.is_counted.load(Ordering::Acquire) {
+            leave_out(fs, &member);
+        }
+    }
+}
+
+/// Tells the blobs of an image what its readers have from others.
+fn leave_out(fs: &DomainFs, member: &Member) {
+    let mut there: Vec<Ranges> = member.blobs.iter().map(|_| Ranges::default()).collect();
+    let mut wanted: Vec<Ranges> = member.blobs.iter().map(|_| Ranges::default()).collect();
+    let mut from = 0;
+    loop {
+        let found = fs.sharing.said_elsewhere(member.slot, from, FILES);
+        let Some(last) = found.last() else { break };
+        from = last.placed.place + 1;
+        for said in found.into_iter().filter(|said| said.placed.id.slot == member.slot) {
+            let is_there = said.again || said.others.iter().any(|(other, nid)| other.has(*nid));
+            // What cannot be looked at is not left out.
+            let _ = stored(member, said.placed.id.nid, |device, range| {
+                let ranges = if is_there { &mut there } else { &mut wanted };
+                if let Some(ranges) = ranges.get_mut(usize::from(device)) {
+                    ranges.add(range);
+                }
+            });
+        }
+    }
+    for ((blob, there), wanted) in member.blobs.iter().zip(there).zip(wanted) {
+        // Files may have extents in common.
+        let ranges = without(&there.settled(), &wanted.settled());
+        let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        tracing::debug!(blob = %blob.id(), bytes, runs = ranges.len(), "found in other images");
+        blob.leave_out(&ranges);
+    }
+}
+
+/// Visits the blocks that a file's bytes lie in.
+fn stored(
+    member: &Member,
+    nid: Nid,
+    mut visit: impl FnMut(u16, Range<u64>),
+) -> ferrofs_image::Result<()> {
+    let image = member.image();
+    let block = u64::from(image.superblock().block_bits.size());
+    let map = image.map(&image.inode(nid)?)?;
+    image.stored_runs(&map, |device, range| {
+        // Nothing else lies in them.
+        let end = range.end.div_ceil(block).saturating_mul(block);
+        visit(device, range.start / block * block..end);
+    })
+}
+
+/// Takes note of all files of an image. What cannot be read is left out: whoever asks for it gets the
+/// error.
+pub(crate) fn count(fs: &DomainFs, member: &Arc<Member>) {
+    let image = member.image();
+    let mut pending = vec![image.root()];
+    let mut seen: HashSet<Nid> = HashSet::from([image.root()]);
+    let mut left = ENTRIES_MAX;
+    while let Some(nid) = pending.pop() {
+        let Ok(directory) = image.inode(nid) else { continue };
+        let Ok(directory) = image.directory(&directory) else { continue };
+        let first = pending.len();
+        let walked = directory.walk(0, |entry, _| {
+            // Hard links, and directories in circles: there are no more inodes than the image has
+            // room for.
+            if !matches!(entry.name, b"." | b"..")
+                && seen.insert(entry.nid)
+                && let Ok(inode) = image.inode(entry.nid)
+            {
+                match inode.file_type {
+                    FileType::Directory => pending.push(entry.nid),
+                    FileType::Regular => {
+                        // An error is told to whoever opens it.
+                        let _ = fs.sharing.note(member, &inode);
+                    }
+                    _ => {}
+                }
+            }
+            left = left.saturating_sub(1);
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if left == 0 {
+            return;
+        }
+        // In the order of names, in which trees are read: files are prepared ahead in it.
+        pending[first..].reverse();
+        if let Err(error) = walked {
+            tracing::warn!(nid = nid.0, %error, "a directory cannot be read");
+        }
+    }
+}
