@@ -15,11 +15,18 @@ use std::collections::HashSet;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+/// Where an image has what is not file data, on its primary device of `size` bytes; in order.
+///
+/// # Errors
+/// If its metadata cannot be read.
+pub fn metadata_ranges(image: &Image, size: u64) -> ferrofs_image::Result<Vec<Range<u64>>> {
+    Ok(complement(&data_of_primary(image)?, size))
+}
+
 /// Fetches what is not file data. `primary` is what `image` is read from; `path` is for messages.
 pub(crate) fn complete(image: &Image, primary: &LazyDevice, path: &Path) -> Result<()> {
     let fail = |error| Error::Image { path: PathBuf::from(path), error };
-    let data = data_of_primary(image).map_err(fail)?;
-    for range in complement(&data, primary.blob.size()) {
+    for range in metadata_ranges(image, primary.blob.size()).map_err(fail)? {
         primary.ensure(range)?;
     }
     Ok(())
