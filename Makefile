@@ -1,5 +1,5 @@
 # ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
-.PHONY: demo test lint setup fuzz soak bench bench-lazy bench-sharing docs test-cachefiles-kernel
+.PHONY: demo test lint setup fuzz soak bench bench-lazy bench-nydus bench-sharing docs test-cachefiles-kernel
 
 # Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
 demo: setup
@@ -39,6 +39,12 @@ bench-lazy:
 	cargo build --release --locked -p ferrofs-cli
 	cargo build --release --locked -p ferrofs-tests --example origin
 	bench/lazy.py --ferrofs target/release/ferrofs --origin target/release/examples/origin $(BENCH)
+
+# The same side by side with Nydus; see bench/README.md for how to get that. 10 GB of disk.
+bench-nydus:
+	cargo build --release --locked -p ferrofs-cli
+	cargo build --release --locked -p ferrofs-tests --example origin
+	bench/nydus.py --ferrofs target/release/ferrofs --origin target/release/examples/origin $(BENCH)
 
 # Two versions of one application side by side, with and without shared page cache; root, /dev/fuse,
 # and 12 GB of disk. BENCH='--folder DIR --out DIR' says where.

@@ -7,9 +7,11 @@ no mount, no folder. Knows nothing about ferrofs or erofs-utils.
 
 import collections
 import contextlib
+import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,6 +103,15 @@ def _kill_group(process):
         process.wait()
 
 
+def end(process, patience_s=10.0):
+    """Reaps PROCESS, which was told to end; kills it when it does not."""
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _tail(log, size=2000):
     log.seek(0, os.SEEK_END)
     log.seek(max(0, log.tell() - size))
@@ -118,7 +129,7 @@ def is_mounted(folder):
     return False
 
 
-def _unmount(folder, lazy):
+def unmount(folder, lazy):
     """Tries the ways to unmount that this user may have, the gentle ones first."""
     flags = [["-u", "-z"], ["-l"]] if lazy else [["-u"], []]
     for tool, flag in (("fusermount3", flags[0]), ("umount", flags[1])):
@@ -178,7 +189,7 @@ class FuseMount:
                 return
             rss_kib = self._peak_rss_kib()
             self.before_unmount_s = self._stat_cpu_s()
-            _unmount(self.folder, lazy=False)
+            self.leave()
             if is_mounted(self.folder):
                 raise BenchError(f"{self.folder} could not be unmounted")
             status, usage, wall_s = _wait(self._process, self._start, STOP_WAIT_S)
@@ -190,9 +201,17 @@ class FuseMount:
         finally:
             self._abandon()
 
+    def leave(self):
+        """Lets the server end; what stays mounted is an error."""
+        unmount(self.folder, lazy=False)
+
+    @property
+    def pid(self):
+        return self._process.pid
+
     def _abandon(self):
         """After this, whatever happened: not mounted, not running."""
-        _unmount(self.folder, lazy=True)
+        unmount(self.folder, lazy=True)
         _kill_group(self._process)
         self._log.close()
 
@@ -207,6 +226,22 @@ class FuseMount:
         with open(f"/proc/{self._process.pid}/stat", encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ask(path, method, target, timeout_s=20):
+    """The body of what the HTTP server behind the Unix socket PATH answers."""
+    connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.connect(path)
+        connection.request(method, target)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status >= 300:
+            raise BenchError(f"{path}: {method} {target}: {answer.status}: {body[:200]!r}")
+        return body
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager

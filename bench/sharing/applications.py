@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 
+import harness
 from harness import BenchError
 
 START_S = 60
@@ -89,11 +90,7 @@ class Served:
     def __exit__(self, *_):
         if self.process is not None:
             self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            harness.end(self.process)
         for folder in (self.dev, self.run):
             if os.path.ismount(folder):
                 subprocess.run(["umount", "-l", folder], check=False)
@@ -202,11 +199,7 @@ class Imported:
 
     def __exit__(self, *_):
         self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        harness.end(self.process)
         self.process.stdout.close()
         self.errors.close()
 

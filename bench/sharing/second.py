@@ -28,7 +28,7 @@ from calculate import Tree  # noqa: E402
 from disk import Disk  # noqa: E402
 from groups import Group  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
-from lazy import Origin  # noqa: E402
+from ondemand.origin import Origin  # noqa: E402
 from ways import Way, end_well  # noqa: E402
 
 CODEC = ["--compress", "zstd", "--pcluster-size", "64K", "--no-inline-tails"]

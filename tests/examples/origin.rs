@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The origin as a program, for `bench/lazy.py`: serves a folder (or passes on to a server) over a
-//! link of a given delay and rate, and says what it sent.
+//! The origin as a program, for `bench/lazy.py` and `bench/nydus.py`: serves a folder (or passes on
+//! to a server) over a link of a given delay and rate, and says what it sent.
 //!
 //! `origin FOLDER|ADDRESS DELAY_MS BYTES_PER_S` (0: unlimited). Prints its address. Each line on
 //! standard input is answered by one line of JSON about the requests so far; the line `forget`

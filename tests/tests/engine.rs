@@ -292,3 +292,43 @@ fn failures_are_not_kept() {
         }
     }
 }
+
+/// What the kernel's page cache has got is not kept a second time; but pages that two extents share are,
+/// in halves.
+#[test]
+fn what_was_delivered_goes_but_for_the_ends() {
+    const PAGE: usize = 4096;
+    let golden = Golden::unpack();
+    let (mut shared, mut delivered) = (0, 0);
+    for name in golden.names() {
+        let image = open(&golden, &name);
+        for inode in regular_files(&image) {
+            let whole = content(&image, &inode);
+            let engine = Engine::new(Arc::clone(&image), EngineConfig::default());
+            let file = engine.open(&inode).unwrap();
+            let mut page = [0; PAGE];
+            let request = Request { len: PAGE, surplus: true, ..Request::default() };
+            let report = engine.read(&file, &request, &mut [IoSliceMut::new(&mut page)]);
+            let Some(surplus) = report.surplus.into_iter().next() else { continue };
+            assert!(engine.stats().extent_cache_bytes > 0);
+            engine.delivered(&surplus);
+            let stats = engine.stats();
+            assert_eq!((stats.extent_cache_bytes, stats.encoded_cache_bytes), (0, 0), "{name}");
+            delivered += 1;
+
+            let end = surplus.offset() as usize + surplus.bytes().len();
+            let last = end - end % PAGE;
+            if last == end || end == whole.len() || last < PAGE {
+                continue;
+            }
+            engine.read_into(&file, last as u64, &mut page[..end - last]).unwrap();
+            assert!(page[..end - last] == whole[last..end]);
+            assert_eq!(engine.stats().decodes, stats.decodes, "{name}: its end was kept");
+            engine.read_into(&file, last as u64 - 1, &mut page[..1]).unwrap();
+            assert_eq!(page[0], whole[last - 1]);
+            assert_eq!(engine.stats().decodes, stats.decodes + 1, "{name}: all else was not");
+            shared += 1;
+        }
+    }
+    assert!(delivered > 10 && shared > 3, "{delivered} {shared}");
+}

@@ -236,6 +236,15 @@ impl Engine {
         }
     }
 
+    /// Takes note that whoever got `surplus` keeps all of it, as the kernel's page cache does. The caches
+    /// let go of that extent, or it would be in memory twice; but what it has of a page at either end
+    /// stays, for the page is not whole without the extent beside it.
+    pub fn delivered(&self, surplus: &Surplus) {
+        let (key, decoded) = surplus.extent();
+        // The kernel's strategies keep what they keep.
+        self.core.caches.deliver(key, decoded, self.config().strategy == Strategy::Split);
+    }
+
     /// Counters since the engine was made.
     #[must_use]
     pub fn stats(&self) -> EngineStats {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is asked of an engine, and what comes of it.
 
-use crate::cache::Decoded;
+use crate::cache::{Decoded, Key};
 use ferrofs_image::{Error, Result};
 use std::fmt;
 use std::ops::Range;
@@ -78,6 +78,7 @@ impl Report {
 #[derive(Clone)]
 pub struct Surplus {
     offset: u64,
+    key: Key,
     bytes: Arc<Decoded>,
     range: Range<usize>,
 }
@@ -85,9 +86,14 @@ pub struct Surplus {
 impl Surplus {
     /// What is decoded of an extent of `len` bytes that begins at `offset` of the file. The pcluster
     /// may have been decoded further, for another file that has more of it.
-    pub(crate) fn new(offset: u64, len: usize, bytes: Arc<Decoded>) -> Self {
+    pub(crate) fn new(offset: u64, len: usize, key: Key, bytes: Arc<Decoded>) -> Self {
         let range = 0..bytes.len().min(len);
-        Self { offset, bytes, range }
+        Self { offset, key, bytes, range }
+    }
+
+    /// The extent that it is of, and what is decoded of that.
+    pub(crate) const fn extent(&self) -> (&Key, &Arc<Decoded>) {
+        (&self.key, &self.bytes)
     }
 
     /// First byte of the file.

@@ -428,7 +428,7 @@ impl Core {
         // What comes out of the packed inode lies elsewhere in the file.
         if found.wants_surplus && encoded.nid == context.nid && fresh.len() > wanted.len() {
             let Extent { start, .. } = encoded.extent;
-            found.surplus.push(Surplus::new(start, encoded.whole(), Arc::clone(&fresh)));
+            found.surplus.push(Surplus::new(start, encoded.whole(), key, Arc::clone(&fresh)));
         }
         let bytes = fresh.len();
         owned.finish(bytes, || fresh);

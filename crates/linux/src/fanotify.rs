@@ -78,13 +78,22 @@ impl PreAccess {
     /// Has a file ask from now on: those who open it later. EOPNOTSUPP: its file system cannot
     /// (tmpfs, overlay).
     pub fn mark(&self, path: &Path) -> io::Result<()> {
+        self.change_mark(libc::FAN_MARK_ADD, path)
+    }
+
+    /// Has a marked file ask no longer.
+    pub fn unmark(&self, path: &Path) -> io::Result<()> {
+        self.change_mark(libc::FAN_MARK_REMOVE, path)
+    }
+
+    fn change_mark(&self, change: libc::c_uint, path: &Path) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: the path is a string that ends with a zero and lives over the call; the rest are
         // numbers and an open descriptor.
         let done = unsafe {
             libc::fanotify_mark(
                 self.0.as_raw_fd(),
-                libc::FAN_MARK_ADD,
+                change,
                 PRE_ACCESS,
                 libc::AT_FDCWD,
                 path.as_ptr(),

@@ -14,6 +14,7 @@ mod message;
 mod place;
 mod socket;
 
+pub(crate) use client::Recorder;
 pub use client::{Client, Control, control, remount};
 pub(crate) use execute::{Shared, answer};
 pub use kernel::KernelMount;

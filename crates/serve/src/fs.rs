@@ -21,7 +21,8 @@ use std::fmt;
 use std::io;
 use std::io::IoSliceMut;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Layouts of files kept, each some hundred bytes.
 const OPEN_FILES_MAX: usize = 1024;
@@ -52,15 +53,34 @@ struct Opened {
     access: Access,
 }
 
-/// A part of what was decoded.
+/// What was decoded besides, on its way to the kernel's page cache. When all of it is there, the engine
+/// need not keep it as well.
+struct Given {
+    surplus: Surplus,
+    engine: Weak<Engine>,
+    /// A part of it was not taken.
+    refused: AtomicBool,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if !self.refused.load(Ordering::Relaxed)
+            && let Some(engine) = self.engine.upgrade()
+        {
+            engine.delivered(&self.surplus);
+        }
+    }
+}
+
+/// A part of it.
 struct Gift {
-    surplus: Arc<Surplus>,
+    given: Arc<Given>,
     range: Range<usize>,
 }
 
 impl AsRef<[u8]> for Gift {
     fn as_ref(&self) -> &[u8] {
-        self.surplus.bytes().get(self.range.clone()).unwrap_or_default()
+        self.given.surplus.bytes().get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -158,16 +178,19 @@ impl ErofsFs {
             return;
         }
         let end = extent.end().min(surplus.offset().saturating_add(surplus.bytes().len() as u64));
-        let surplus = Arc::new(surplus);
-        for part in [surplus.offset()..wanted.start.min(end), wanted.end.max(surplus.offset())..end]
-        {
+        let start = surplus.offset();
+        let engine = Arc::downgrade(&self.engine);
+        let given = Arc::new(Given { surplus, engine, refused: AtomicBool::new(false) });
+        for part in [start..wanted.start.min(end), wanted.end.max(start)..end] {
             if part.is_empty() {
                 continue;
             }
-            let within = |at: u64| usize::try_from(at - surplus.offset()).unwrap_or(usize::MAX);
+            let within = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
             let range = within(part.start)..within(part.end);
-            // If too much waits it is not taken, which is as good.
-            page_cache.offer(node, part.start, Gift { surplus: Arc::clone(&surplus), range });
+            // If too much waits it is not taken: then the next read finds it in the engine.
+            if !page_cache.offer(node, part.start, Gift { given: Arc::clone(&given), range }) {
+                given.refused.store(true, Ordering::Relaxed);
+            }
         }
     }
 

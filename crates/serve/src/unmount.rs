@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Unmounting, whoever mounted.
 
+use crate::control::Recorder;
 use crate::{Error, Result};
 use ferrofs_linux::{MountError, MountStep, UnmountFlags, mountinfo};
 use std::io;
@@ -13,7 +14,8 @@ const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 const EPERM: i32 = 1;
 
 /// Unmounts what is mounted on `target`; `lazy` detaches it even if it is in use. FUSE mounts can be
-/// unmounted by their owner without root.
+/// unmounted by their owner without root. If a trace is recorded there it is written when this returns
+/// (or, with `lazy`, when nobody uses the mount any more).
 pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
     let place = resolve(target)?;
     let fail = |error| Error::Io { doing: "read the list of mounts", error };
@@ -21,10 +23,15 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
         return Err(Error::NotMounted { path: target.to_owned() });
     };
     let fuse = entry.fs_type == "fuse" || entry.fs_type.starts_with("fuse.");
+    let recorder = if lazy { None } else { Recorder::of(&place, &entry) };
     match ferrofs_linux::unmount(&place, UnmountFlags { lazy, force: false }) {
-        Err(error) if fuse && error.errno == EPERM => by_helper(&place, lazy, error),
-        other => Ok(other?),
+        Err(error) if fuse && error.errno == EPERM => by_helper(&place, lazy, error)?,
+        other => other?,
     }
+    if let Some(recorder) = recorder {
+        recorder.wait();
+    }
+    Ok(())
 }
 
 /// The absolute path without symbolic links. The mount itself is not asked: it may be dead.

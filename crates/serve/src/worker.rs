@@ -102,7 +102,8 @@ struct End {
 }
 
 impl End {
-    /// Writes down what there is to be written, once; others wait for that.
+    /// Writes down what there is to be written, once; others wait for that. The control socket is there
+    /// until then: who unmounts waits for its end.
     fn finish(&self) {
         let mut is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ahead) = self.ahead.as_ref().filter(|_| !*is_over) {
@@ -145,7 +146,11 @@ impl Work<'_> {
     fn serve_tree(self, mut serve: Serve, device: OwnedFd) -> Result<()> {
         let mounted = serve.mounted.take().ok_or(Error::Answer)?;
         let session = self.session(Arc::clone(&self.fs) as _, &serve, device)?;
-        self.control(&serve, &mounted, Some(session))?.run().map(|_| ())
+        let end = Arc::clone(&self.end);
+        let server = self.control(&serve, &mounted, Some(session))?;
+        let served = server.run();
+        end.finish();
+        served.map(|_| ())
     }
 
     /// Answers for the devices, then hears where the kernel has mounted them.
@@ -171,8 +176,10 @@ impl Work<'_> {
             };
             mounted
         };
+        let end = Arc::clone(&self.end);
         let server = self.control(&serve, &mounted, Some(session))?;
         let ended = thread.join().map_err(|_| Error::Answer)?;
+        end.finish();
         drop(server);
         Ok(ended.map(|_| ())?)
     }
@@ -200,6 +207,7 @@ impl Work<'_> {
                 }
             }
         };
+        let end = Arc::clone(&self.end);
         let server = self.control(&serve, &mounted, None)?;
         loop {
             match receive(socket) {
@@ -208,6 +216,7 @@ impl Work<'_> {
                 Ok(None) | Err(_) => break,
             }
         }
+        end.finish();
         drop(server);
         guard(&mounted, group, devices)
     }

@@ -153,8 +153,11 @@ impl Lead<'_> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         lock(&self.flights.0).retain(|flight| !Arc::ptr_eq(flight, &self.flight));
-        lock(&self.flight.state).over = true;
-        self.flight.changed.notify_all();
+        let mut state = lock(&self.flight.state);
+        state.over = true;
+        if state.waiting > 0 {
+            self.flight.changed.notify_all();
+        }
     }
 }
 

@@ -61,6 +61,8 @@ struct State {
     prefetch_requests: usize,
     /// Readers that wait for a permit.
     waiting: usize,
+    /// Who sleeps for a permit, readers and others.
+    asleep: usize,
     /// Readers that wait for what is being fetched for nobody.
     joined: usize,
     /// Since when readers have waited for requests, their own or those they have joined: in order.
@@ -186,6 +188,7 @@ impl Limits {
             requests: 0,
             prefetch_requests: 0,
             waiting: 0,
+            asleep: 0,
             joined: 0,
             since: VecDeque::new(),
             next_id: 0,
@@ -227,7 +230,9 @@ impl Limits {
             }
             // Cancelling does not wake this condition: look from time to time.
             let pause = Duration::from_millis(50);
+            state.asleep += 1;
             state = self.freed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+            state.asleep -= 1;
         };
         state.waiting -= usize::from(waiting);
         drop(state);
@@ -369,8 +374,11 @@ impl Drop for Permit<'_> {
         if let Some(since) = self.reader.and_then(|id| state.end(id)) {
             state.quickest.add(now.saturating_duration_since(since));
         }
+        let sleepers = state.asleep;
         drop(state);
-        self.limits.freed.notify_all();
+        if sleepers > 0 {
+            self.limits.freed.notify_all();
+        }
     }
 }
 

@@ -21,8 +21,7 @@ pub(super) struct Shared {
     pub(super) script: Mutex<Option<Script>>,
     pub(super) queue: Mutex<VecDeque<Vec<Fault>>>,
     pub(super) ledger: Mutex<Ledger>,
-    pub(super) connections: AtomicU64,
-    pub(super) stop: Stop,
+    pub(super) stop: Arc<Stop>,
     link: Link,
     requests: AtomicU64,
 }
@@ -49,8 +48,7 @@ impl Shared {
             script: Mutex::default(),
             queue: Mutex::default(),
             ledger: Mutex::default(),
-            connections: AtomicU64::new(0),
-            stop: Stop::default(),
+            stop: Arc::default(),
             link,
             requests: AtomicU64::new(0),
         }
@@ -65,8 +63,6 @@ impl Shared {
                 return;
             }
             if !self.respond(stream, &request).unwrap_or(false) {
-                // Other handles of the socket are open: dropping ours would not end it.
-                let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
         }

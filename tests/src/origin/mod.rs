@@ -9,6 +9,7 @@
 //! It knows nothing of ferrofs. Invariant: without a fault an answer is right; after [`Origin`] is
 //! dropped no thread and no connection of it is left, whatever stall it was in.
 
+mod acceptor;
 mod answer;
 pub mod certificate;
 pub mod component;
@@ -27,19 +28,16 @@ pub use link::Link;
 pub use proxy::Proxy;
 pub use request::Request;
 
+use acceptor::Acceptor;
 use connection::Shared;
-use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::Ordering;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 /// A running origin on a port of its own on the loopback; stops when dropped.
 #[derive(Debug)]
 pub struct Origin {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 impl Origin {
@@ -55,24 +53,22 @@ impl Origin {
 
     /// Serves `content` at `address`.
     pub fn listen(address: SocketAddr, content: Content, link: Link) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(content, link));
-        let acceptor = std::thread::Builder::new().name("origin".into()).spawn({
+        let acceptor = Acceptor::start("origin", address, Arc::clone(&shared.stop), {
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &shared)
+            move |stream| shared.serve(stream)
         })?;
-        Ok(Self { address, shared, acceptor: Some(acceptor) })
+        Ok(Self { shared, acceptor })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.acceptor.address()
     }
 
     /// The address of `path` (which begins with a slash) here.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.address())
     }
 
     /// From now on `script` says which faults a request gets.
@@ -104,44 +100,6 @@ impl Origin {
     /// Begins a new ledger; answers under way are counted in neither.
     pub fn forget(&self) {
         lock(&self.shared.ledger).clear();
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.shared.stop.set();
-        // Wakes the acceptor; if even that fails there is nothing to join.
-        let woken = TcpStream::connect(self.address).is_ok();
-        if let Some(acceptor) = self.acceptor.take()
-            && woken
-        {
-            let _ = acceptor.join();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut open: VecDeque<(TcpStream, JoinHandle<()>)> = VecDeque::new();
-    for stream in listener.incoming() {
-        if shared.stop.is_set() {
-            break;
-        }
-        let Ok(stream) = stream else { continue };
-        open.retain(|(_, thread)| !thread.is_finished());
-        let Ok(handle) = stream.try_clone() else { continue };
-        shared.connections.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::clone(shared);
-        let thread = std::thread::Builder::new()
-            .name("origin-connection".into())
-            .spawn(move || shared.serve(&stream));
-        if let Ok(thread) = thread {
-            open.push_back((handle, thread));
-        }
-    }
-    for (stream, thread) in open {
-        // Ends a read or a write that waits for the peer.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
-        let _ = thread.join();
     }
 }
 

@@ -5,20 +5,19 @@
 //!
 //! Invariant: after it is dropped no thread and no connection of it is left.
 
+use super::acceptor::Acceptor;
+use super::link::Stop;
 use super::lock;
 use super::request::read_head;
 use std::io::{BufReader, Error, ErrorKind, Result, Write, copy};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 /// A running proxy on a port of its own on the loopback; stops when dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 #[derive(Debug, Default)]
@@ -26,26 +25,27 @@ struct Shared {
     /// The value of `Proxy-Authorization` that is let in.
     pass: Option<String>,
     asked: Mutex<Vec<String>>,
-    open: Mutex<Vec<TcpStream>>,
-    stop: AtomicBool,
+    /// What it is connected to.
+    servers: Mutex<Vec<TcpStream>>,
+    stop: Arc<Stop>,
 }
 
 impl Proxy {
     /// A proxy that lets everybody in, or those only who send this `Proxy-Authorization`.
     pub fn start(pass: Option<&str>) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let shared = Arc::new(Shared { pass: pass.map(str::to_owned), ..Shared::default() });
-        let acceptor = std::thread::Builder::new().name("proxy".into()).spawn({
+        let acceptor = Acceptor::start("proxy", address, Arc::clone(&shared.stop), {
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &shared)
+            // Errors end a connection: they are the peer's.
+            move |stream| drop(serve(stream, &shared))
         })?;
-        Ok(Self { address, shared, acceptor: Some(acceptor) })
+        Ok(Self { shared, acceptor })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.acceptor.address()
     }
 
     /// Method and target of each request so far; of those in a tunnel, the tunnel alone.
@@ -56,42 +56,11 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        for stream in lock(&self.shared.open).drain(..) {
+        self.shared.stop.set();
+        for server in lock(&self.shared.servers).drain(..) {
             // It may have ended.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
         }
-        let woken = TcpStream::connect(self.address).is_ok();
-        if let Some(acceptor) = self.acceptor.take()
-            && woken
-        {
-            let _ = acceptor.join();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut threads = Vec::new();
-    for stream in listener.incoming() {
-        if shared.stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let Ok(stream) = stream else { continue };
-        if let Ok(handle) = stream.try_clone() {
-            lock(&shared.open).push(handle);
-        }
-        let shared = Arc::clone(shared);
-        threads.push(std::thread::spawn(move || {
-            // Errors end a connection: they are the peer's.
-            let _ = serve(&stream, &shared);
-            let _ = stream.shutdown(Shutdown::Both);
-        }));
-    }
-    for stream in lock(&shared.open).drain(..) {
-        let _ = stream.shutdown(Shutdown::Both);
-    }
-    for thread in threads {
-        let _ = thread.join();
     }
 }
 
@@ -146,8 +115,9 @@ fn connect(authority: &str, shared: &Shared) -> Result<TcpStream> {
         return Err(Error::other("not on this machine"));
     }
     server.set_nodelay(true)?;
-    lock(&shared.open).push(server.try_clone()?);
-    Ok(server)
+    lock(&shared.servers).push(server.try_clone()?);
+    // Whoever stopped it may have looked a moment before.
+    if shared.stop.is_set() { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(server) }
 }
 
 fn tunnel(client: &TcpStream, server: &TcpStream) -> Result<()> {

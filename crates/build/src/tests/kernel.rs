@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ferrofs_codec::Method;
+use ferrofs_tests::seen::{Seen, look};
 use ferrofs_tree::{Walk, WalkOptions};
 use rustix::fs::{CWD, FileType, Mode};
 
@@ -75,68 +76,6 @@ fn unable() -> Option<&'static str> {
     let known = known.contains("erofs")
         || Command::new("modprobe").arg("erofs").status().is_ok_and(|status| status.success());
     (!known).then_some("the kernel does not know erofs")
-}
-
-/// Everything about one path that an image keeps.
-#[derive(Debug, Eq, PartialEq)]
-struct Seen {
-    mode: u32,
-    owner: (u32, u32),
-    rdev: u64,
-    mtime: (i64, i64),
-    /// Not of directories, where file systems differ.
-    nlink: u64,
-    size: u64,
-    content: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    let mut seen = BTreeMap::new();
-    let mut pending = vec![PathBuf::new()];
-    while let Some(path) = pending.pop() {
-        let full = root.join(&path);
-        let metadata = std::fs::symlink_metadata(&full).unwrap();
-        let kind = metadata.file_type();
-        let content = if kind.is_file() && metadata.size() < 1 << 30 {
-            std::fs::read(&full).unwrap()
-        } else if kind.is_symlink() {
-            std::fs::read_link(&full).unwrap().as_os_str().as_bytes().to_vec()
-        } else {
-            Vec::new()
-        };
-        if kind.is_dir() {
-            for entry in std::fs::read_dir(&full).unwrap() {
-                pending.push(path.join(entry.unwrap().file_name()));
-            }
-        }
-        let directory = kind.is_dir();
-        let found = Seen {
-            mode: metadata.mode(),
-            owner: (metadata.uid(), metadata.gid()),
-            rdev: metadata.rdev(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            nlink: if directory { 0 } else { metadata.nlink() },
-            size: if directory { 0 } else { metadata.size() },
-            content,
-            xattrs: xattrs(&full),
-        };
-        seen.insert(path, found);
-    }
-    seen
-}
-
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 65536];
-    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
-    let names = names[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
-    names
-        .map(|name| {
-            let mut value = vec![0; 65536];
-            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
-            (name.to_vec(), value[..len].to_vec())
-        })
-        .collect()
 }
 
 /// A tree with some of everything.

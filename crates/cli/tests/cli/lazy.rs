@@ -2,7 +2,7 @@
 //! Images that are mounted while their bytes are still on a server, and what is kept of them.
 
 use crate::{FERROFS, Scratch, run};
-use ferrofs_tests::origin::{Content, Fault, Origin};
+use ferrofs_tests::origin::{Content, Fault, Origin, Request};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,15 +19,23 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) fn new(options: &str) -> Self {
+        let names = (0..60).map(|number| (format!("dir/{number}"), 100_000));
+        Self::with_files(options, names)
+    }
+
+    /// The same with other files: names and sizes.
+    fn with_files(options: &str, files: impl Iterator<Item = (String, usize)>) -> Self {
         let scratch = Scratch::new();
         let mut seed = 7_u64;
-        for number in 0..60 {
-            let mut bytes = Vec::with_capacity(100_000);
-            while bytes.len() < 100_000 {
+        for (name, size) in files {
+            let mut bytes = Vec::with_capacity(size);
+            while bytes.len() < size {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 bytes.extend_from_slice(&(seed >> 32).to_le_bytes());
             }
-            std::fs::write(scratch.tree().join(format!("dir/{number}")), bytes).unwrap();
+            let path = scratch.tree().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
         }
         let image = scratch.path("www/image.erofs");
         std::fs::create_dir(scratch.path("www")).unwrap();
@@ -70,6 +78,12 @@ impl Remote {
         let log = self.scratch.path("log");
         let log = log.display();
         self.mount(&format!("--pin {} -o soft=5 --method {method} --log {log}", self.pin))
+    }
+
+    /// Has each request take so long that what waits for another is seen.
+    fn slow(&self) {
+        let delay = |_: &Request, _| vec![Fault::Delay(Duration::from_millis(50))];
+        self.origin.script(Box::new(delay));
     }
 
     pub(crate) fn cache(&self) -> PathBuf {
@@ -142,9 +156,7 @@ fn the_first_byte_comes_after_few_round_trips() {
 
 fn the_first_byte_of(method: &str) {
     let remote = Remote::new("-z lz4 -C 64K");
-    let slow =
-        |_: &ferrofs_tests::origin::Request, _| vec![Fault::Delay(Duration::from_millis(50))];
-    remote.origin.script(Box::new(slow));
+    remote.slow();
     let Some(mounted) = remote.pinned_by(method) else { return };
     std::fs::read(mounted.0.join("small")).unwrap();
     let trips = remote.origin.ledger().round_trips();
@@ -157,6 +169,37 @@ fn the_first_byte_of(method: &str) {
         remote.origin.ledger()
     );
     run("umount {}", &[&mounted.0]).ok();
+}
+
+/// The kernel does not ask for metadata: all of it comes before the mount, by many requests at once.
+#[test]
+fn much_metadata_is_fetched_in_few_round_trips() {
+    // Most of these files are in their inodes' blocks.
+    let names = (0..4000).map(|number| (format!("{}/{number}", number % 97), 1500));
+    let remote = Remote::with_files("-z lz4 -C 64K", names);
+    remote.slow();
+    let Some(mounted) = remote.pinned_by("fanotify") else { return };
+    let ledger = remote.origin.ledger();
+    let (trips, sent) = (ledger.round_trips(), ledger.bytes_sent_of("/image.erofs"));
+    assert!(sent > 4 << 20, "{sent} bytes were fetched: this is no test");
+    assert!(trips <= 20, "{trips} requests one after another");
+    run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+    run("umount {}", &[&mounted.0]).ok();
+}
+
+/// Who unmounts and then looks at the trace finds it.
+#[test]
+fn a_trace_is_written_when_the_mount_has_ended() {
+    for method in METHODS {
+        let remote = Remote::new("-z lz4 -C 64K");
+        let trace = remote.scratch.path("learned.trace");
+        let words = format!("--pin {} --method {method} --record", remote.pin);
+        let Some(mounted) = remote.mount(&format!("{words} {}", trace.display())) else { return };
+        std::fs::read(mounted.0.join("dir/11")).unwrap();
+        run("umount {}", &[&mounted.0]).ok();
+        assert!(trace.exists(), "{method}");
+        run("trace show {}", &[&trace]).ok();
+    }
 }
 
 /// on-demand.md section 5, "digest mismatch", "truncated body", "server ignores Range".

@@ -3,7 +3,7 @@
 
 use crate::lazy::{Mounted, Remote};
 use crate::{Ended, FERROFS, Scratch, run};
-use ferrofs_tests::origin::certificate::Authority;
+use ferrofs_tests::origin::certificate::{Authority, ServerCertificate};
 use ferrofs_tests::origin::component::{Component, available};
 use ferrofs_tests::origin::{Content, Fault, Origin, Proxy, Script};
 use std::path::{Path, PathBuf};
@@ -128,18 +128,22 @@ fn servers_prove_who_they_are() {
     assert!(said.contains("--ca is for images that are read on demand"), "{said}");
 }
 
+/// An authority, its word for the server of an image, which is encrypted, and that server.
+fn encrypted() -> Option<(Authority, ServerCertificate, Remote, Component)> {
+    let authority = authority()?;
+    let remote = Remote::new("-z lz4 -C 64K");
+    if !can_mount() {
+        return None;
+    }
+    let certificate = authority.sign("IP:127.0.0.1", 30).unwrap();
+    let server = available(Component::tls(&certificate, remote.origin.address()))?;
+    Some((authority, certificate, remote, server))
+}
+
 /// A redirect in the clear is an error, whether it comes first or later.
 #[test]
 fn what_is_encrypted_stays_so() {
-    let Some(authority) = authority() else { return };
-    let remote = Remote::new("-z lz4 -C 64K");
-    if !can_mount() {
-        return;
-    }
-    let certificate = authority.sign("IP:127.0.0.1", 30).unwrap();
-    let Some(server) = available(Component::tls(&certificate, remote.origin.address())) else {
-        return;
-    };
+    let Some((authority, certificate, remote, server)) = encrypted() else { return };
     let url = format!("https://{}/image.erofs", server.address());
     let ca = authority.certificate();
     let words = ["--ca", ca.to_str().unwrap()];
@@ -217,15 +221,7 @@ fn everything_goes_through_the_proxy() {
 
 #[test]
 fn tunnels_and_passwords() {
-    let Some(authority) = authority() else { return };
-    let remote = Remote::new("-z lz4 -C 64K");
-    if !can_mount() {
-        return;
-    }
-    let certificate = authority.sign("IP:127.0.0.1", 30).unwrap();
-    let Some(server) = available(Component::tls(&certificate, remote.origin.address())) else {
-        return;
-    };
+    let Some((authority, _certificate, remote, server)) = encrypted() else { return };
     let https = format!("https://{}/image.erofs", server.address());
     let ca = authority.certificate();
     let ca = ca.to_str().unwrap();
@@ -289,7 +285,7 @@ fn credential_helpers_are_asked() {
     if !can_mount() {
         return;
     }
-    crate::trace::push(&registry, &remote.scratch.path("www/image.erofs"), &remote.pin);
+    crate::published::push(&registry, &remote.scratch.path("www/image.erofs"), &remote.pin);
     let front = Origin::start(Content::Upstream(registry.address())).unwrap();
     // u:s3cret
     front.script(Box::new(|request, _| {
@@ -361,7 +357,7 @@ fn registries_speak_tls_where_certificates_are_named() {
     if !can_mount() {
         return;
     }
-    crate::trace::push(&registry, &remote.scratch.path("www/image.erofs"), &remote.pin);
+    crate::published::push(&registry, &remote.scratch.path("www/image.erofs"), &remote.pin);
     let certificate = authority.sign("IP:127.0.0.1", 30).unwrap();
     let server = Component::tls(&certificate, registry.address()).unwrap();
     let url = format!("oci://{}/app:v1", server.address());

@@ -6,8 +6,10 @@
 //! nothing in memory themselves, and how much the files behind them have. Bytes are compared with the
 //! trees that the images were made of.
 
+mod on_demand;
+mod stores;
+
 use crate::{FERROFS, Scratch, run};
-use ferrofs_tests::origin::{Content, Origin};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -386,83 +388,6 @@ fn files_of_absurd_size_hold_up_nobody() {
     }
 }
 
-#[test]
-fn an_image_read_on_demand_fetches_only_what_is_new() {
-    for mechanism in MECHANISMS {
-        let Some(domain) = Domain::by(mechanism, "lazy") else { continue };
-        fetch(domain);
-    }
-}
-
-fn fetch(mut domain: Domain) {
-    let tree = domain.scratch.tree();
-    let mut random = fastrand::Rng::with_seed(5);
-    let big: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(3_000_000).collect();
-    let new: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(300_000).collect();
-    std::fs::write(tree.join("dir/big"), &big).unwrap();
-    let other = domain.copy("other");
-    std::fs::write(other.join("dir/new"), &new).unwrap();
-    let folder = domain.scratch.path("www");
-    std::fs::create_dir(&folder).unwrap();
-    let a = domain.image(&tree, "a.erofs", "-z lz4 -C 64K --inode-digest");
-    let b = domain.image(&other, "www/b.erofs", "-z zstd -C 64K --inode-digest --digests");
-    let one = domain.mount(&a, "");
-    assert_same(&tree, &one);
-    let origin = Origin::start(Content::Folder(folder)).unwrap();
-    let cache = domain.scratch.path("cache");
-    let target = domain.scratch.path("mnt-lazy");
-    std::fs::create_dir(&target).unwrap();
-    let url = PathBuf::from(origin.url("/b.erofs"));
-    let options = format!("--insecure --cache-dir {}", cache.display());
-    domain.mount_on(&url, &target, &options);
-    assert!(std::fs::read(target.join("dir/big")).unwrap() == big);
-    assert!(std::fs::read(target.join("dir/new")).unwrap() == new);
-    assert_same(&other, &target);
-    let sent = origin.ledger().bytes_sent();
-    assert!(sent < 1_200_000, "{sent} bytes were fetched");
-    let size = b.metadata().unwrap().len();
-    assert!(size > 3_000_000);
-}
-
-/// New files between others that the domain has, read in the order in which they lie: what comes along
-/// with them must not bring the rest.
-#[test]
-fn what_lies_beside_new_content_is_not_fetched() {
-    let Some(mut domain) = Domain::by("passthrough", "beside") else { return };
-    let tree = domain.scratch.tree();
-    let mut random = fastrand::Rng::with_seed(6);
-    let names: Vec<String> = (0..400).map(|number| format!("dir/part{number:03}")).collect();
-    let mut bytes = vec![0; 60_000];
-    for name in &names {
-        random.fill(&mut bytes);
-        std::fs::write(tree.join(name), &bytes).unwrap();
-    }
-    let other = domain.copy("other");
-    for name in names.iter().step_by(20) {
-        random.fill(&mut bytes);
-        std::fs::write(other.join(name), &bytes).unwrap();
-    }
-    let folder = domain.scratch.path("www");
-    std::fs::create_dir(&folder).unwrap();
-    let a = domain.image(&tree, "a.erofs", "--inode-digest");
-    let options = "--inode-digest --digests --no-inline-tails";
-    let size = domain.image(&other, "www/b.erofs", options).metadata().unwrap().len();
-    domain.mount(&a, "");
-    let origin = Origin::start(Content::Folder(folder)).unwrap();
-    let target = domain.scratch.path("mnt-lazy");
-    std::fs::create_dir(&target).unwrap();
-    let cache = domain.scratch.path("cache");
-    let options = format!("--insecure --cache-dir {}", cache.display());
-    domain.mount_on(&PathBuf::from(origin.url("/b.erofs")), &target, &options);
-    for name in &names {
-        let (expected, found) = (std::fs::read(other.join(name)), std::fs::read(target.join(name)));
-        assert!(expected.unwrap() == found.unwrap(), "{name}");
-    }
-    // 20 new files of up to three groups of 64 KiB, a quarter of that for guesses, and 2 MiB.
-    let sent = origin.ledger().bytes_sent();
-    assert!(sent < 20 * 3 * (64 << 10) * 5 / 4 + (2 << 20), "{sent} bytes of {size} were fetched");
-}
-
 /// Many small files, which are made ready ahead of those who read them in order, and of which only some
 /// stay ready.
 #[test]
@@ -548,76 +473,4 @@ fn bad_words_are_refused() {
     assert!(run(&line, &[&image, &target]).fails(1).contains("--trust-digests"));
     assert!(run("share stat nobody-has-this", &[]).fails(1).contains("no domain"));
     assert!(run("mount --trust-digests {} {}", &[&image, &target]).code != 0);
-}
-
-#[test]
-fn content_stores_hold_what_images_have_in_common_once() {
-    let Some(mut domain) = Domain::by("overlay", "store") else { return };
-    let tree = domain.scratch.tree();
-    let other = domain.copy("other");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(other.join("dir/text"), mode).unwrap();
-    let a = domain.image(&tree, "a.erofs", "-z lz4");
-    let b = domain.image(&other, "b.erofs", "");
-    let folder = domain.scratch.path("stores");
-    let place = format!("--share-dir {}", folder.display());
-    let (one, two) = (domain.mount(&a, &place), domain.mount(&b, &place));
-    assert_same(&tree, &one);
-    assert_same(&other, &two);
-    let name = domain.name.clone();
-    seen(&name, &place, [&one, &two]);
-    let words = format!("mount --share {name} --share-by overlay {place} --share-keep 5 {{}} {{}}");
-    assert!(run(&words, &[&a, &one]).fails(1).contains("--share-keep"));
-    let share = |command: &str| run(&format!("share {command} {name} {place}"), &[]);
-    assert!(share("prune").ok().is_empty());
-    assert_same(&tree, &one);
-    umount(&one);
-    umount(&two);
-    let pruned = share("prune");
-    assert!(!pruned.err.contains(" 0 stores"), "{}", pruned.err);
-    assert!(share("prune").err.contains(" 0 stores"));
-    // What both had stays for the one that is left.
-    run(&format!("share rm {name} {{}} {place}"), &[&a]).ok();
-    domain.mount_on(&b, &two, &place);
-    assert_same(&other, &two);
-    umount(&two);
-    assert!(!share("prune").err.contains(" 0 stores"));
-}
-
-/// What is told of a domain with content stores, whose images have all but attributes in common.
-fn seen(name: &str, place: &str, [one, two]: [&Path; 2]) {
-    let json = |line: &str, paths: &[&Path]| -> serde_json::Value {
-        serde_json::from_str(&run(line, paths).ok()).unwrap()
-    };
-    let stats = json(&format!("share stat {name} --json {place}"), &[]);
-    assert_eq!((&stats["mechanism"], &stats["stored_contents"]), (&"overlay".into(), &4.into()));
-    assert_eq!((&stats["contents"], &stats["files"]), (&4.into(), &8.into()), "{stats}");
-    // Pages of the text, and one for each of three small files.
-    let saved = stats["saved_bytes"].as_u64().unwrap();
-    assert_eq!(saved, 172_000_u64.next_multiple_of(4096) + 3 * 4096, "{stats}");
-    assert_eq!(stats["mapped_bytes"].as_u64(), Some(2 * saved));
-    let memory = stats["memory_bytes"].as_u64().unwrap();
-    assert!((172_000..2 * 172_000).contains(&memory), "each content once: {stats}");
-    assert_eq!(stats["images"][1]["targets"].as_array().unwrap().len(), 1);
-    let listed = json(&format!("share ls --json {place}"), &[]);
-    let is_ours = |one: &&serde_json::Value| one["domain"] == name && one["mechanism"] == "overlay";
-    assert_eq!(listed.as_array().unwrap().iter().filter(is_ours).count(), 1, "{listed}");
-    assert!(
-        run(&format!("share ls {place}"), &[]).ok().contains(&format!("{name}: overlay, 2 images"))
-    );
-    assert!(run(&format!("share stat {name} {place}"), &[]).ok().contains("in memory  "));
-    // One of them pays, the other saves.
-    let counters = [one, two].map(|target| {
-        let stats = json("ctl {} stats --json", &[&target.join("dir")]);
-        assert_eq!(stats["sharing"]["mechanism"], "overlay", "{stats}");
-        assert_eq!(stats["sharing"]["domain"], name);
-        stats["sharing"]["counters"]["saved_bytes"].as_u64().unwrap()
-    });
-    assert_eq!(counters.iter().sum::<u64>(), saved);
-    assert!(run("ctl {} stats", &[one]).ok().contains("by overlay, as image "));
-    for words in ["ctl {} get", "ctl {} set cache=1M", "ctl {} metrics", "ctl {} drop-caches 3"] {
-        let name = words.split(' ').nth(2).unwrap();
-        assert!(run(words, &[one]).fails(1).contains(name), "{words}");
-    }
-    assert!(run("top --once {}", &[one]).code != 0);
 }

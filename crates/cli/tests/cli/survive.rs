@@ -192,6 +192,47 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
     }
 }
 
+/// What is complete stays so: the kernel asks nobody, so nobody need be there to answer.
+#[test]
+fn what_is_complete_is_read_without_questions() {
+    let scratch = incompressible();
+    let Some(kept) = Kept::lazy(&scratch, "fanotify", "soft=60") else { return };
+    let keeper = Pid::from_child(&kept.keeper);
+    run("diff {} {}", &[&scratch.tree(), &kept.target]).ok();
+    let read = |number: usize| {
+        let name = format!("many/{number}");
+        let file = std::fs::File::open(kept.target.join(&name)).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        drop(file);
+        let found = std::fs::read(kept.target.join(&name)).unwrap();
+        found == std::fs::read(scratch.tree().join(&name)).unwrap()
+    };
+    let begin = Instant::now();
+    while marks_of(keeper) > 0 {
+        assert!(begin.elapsed() < LIMIT, "the kernel goes on asking about a complete image");
+        assert!(read(7));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    kill_process(keeper, Signal::STOP).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.send((0..40).all(read)));
+        let right = receiver.recv_timeout(LIMIT);
+        // A reader that asked after all is let go, so that the test fails and does not hang.
+        kill_process(keeper, Signal::CONT).unwrap();
+        assert!(right.expect("a reader waits for an answer"), "wrong bytes");
+    });
+    run("umount {}", &[&kept.target]).ok();
+}
+
+/// Files about which the kernel asks a process.
+fn marks_of(pid: Pid) -> usize {
+    let folder = format!("/proc/{}/fdinfo", pid.as_raw_nonzero());
+    let texts = std::fs::read_dir(folder).unwrap().flatten();
+    let texts = texts.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    texts.map(|text| text.lines().filter(|line| line.starts_with("fanotify ino:")).count()).sum()
+}
+
 /// Files that are each larger than what is fetched with others.
 fn incompressible() -> Scratch {
     let scratch = Scratch::new();

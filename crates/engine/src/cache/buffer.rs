@@ -68,6 +68,17 @@ impl Decoded {
         if pages.len() * 2 > total as usize && total > 2 { Vec::new() } else { pages }
     }
 
+    /// The pages at both ends, as far as they are not whole.
+    pub(crate) fn end_pages(&self) -> impl Iterator<Item = u32> + use<> {
+        let all = page_range(self.phase, &(0..self.len));
+        let first = (self.phase > 0).then_some(all.start);
+        let last = all
+            .end
+            .checked_sub(1)
+            .filter(|last| page_bytes(self.phase, *last).end > self.len && first != Some(*last));
+        first.into_iter().chain(last)
+    }
+
     /// Bytes of a page, in this buffer.
     pub(crate) fn page(&self, page: u32) -> &[u8] {
         let range = page_bytes(self.phase, page);
@@ -212,5 +223,17 @@ mod tests {
         assert!(decoded.touch(&(4192..20_000)), "read through");
         assert!(!decoded.touch(&(0..20_000)));
         assert_eq!(decoded.sparse_pages(), [0; 0], "all of it: a stream, not a hot spot");
+    }
+
+    #[test]
+    fn ends_are_pages_that_are_not_whole() {
+        let pool = Arc::default();
+        let ends = |len, phase| Pool::buffer(&pool, len, phase).end_pages().collect::<Vec<_>>();
+        assert_eq!(ends(8192, 0), [0; 0]);
+        assert_eq!(ends(8193, 0), [2]);
+        assert_eq!(ends(8192, 1), [0, 2]);
+        assert_eq!(ends(8191, 1), [0]);
+        assert_eq!(ends(100, 1), [0], "once");
+        assert_eq!(ends(100, 0), [0]);
     }
 }

@@ -257,19 +257,20 @@ impl Caches {
     /// Keeps the pages of `decoded` that were wanted.
     pub(crate) fn keep_pages(&self, key: Key, decoded: &Decoded) {
         for page in decoded.sparse_pages() {
-            let page_key = PageKey { extent: key, phase: decoded.phase(), page };
-            let mut leaving = Vec::new();
-            let bytes = decoded.page(page);
             // What is decoded may end inside a page: then it is not one.
-            let whole = bytes.len() == page_bytes(decoded.phase(), page).len();
-            if whole {
-                self.pages.insert_with_lifecycle(page_key, bytes.into(), &mut leaving);
+            if decoded.page(page).len() == page_bytes(decoded.phase(), page).len() {
+                self.keep_page(PageKey { extent: key, phase: decoded.phase(), page }, decoded);
             }
-            if !leaving.is_empty() {
-                let mut balance = self.balance();
-                for (key, bytes) in leaving {
-                    balance.evicted(PoolKind::Pages, name(&key), bytes.len() as u64);
-                }
+        }
+    }
+
+    fn keep_page(&self, key: PageKey, decoded: &Decoded) {
+        let mut leaving = Vec::new();
+        self.pages.insert_with_lifecycle(key, decoded.page(key.page).into(), &mut leaving);
+        if !leaving.is_empty() {
+            let mut balance = self.balance();
+            for (key, bytes) in leaving {
+                balance.evicted(PoolKind::Pages, name(&key), bytes.len() as u64);
             }
         }
     }
@@ -295,6 +296,14 @@ impl Caches {
         if with_encoded {
             self.encoded.remove(key);
         }
+    }
+
+    /// Somebody else keeps the whole pages of the extent.
+    pub(crate) fn deliver(&self, key: &Key, decoded: &Decoded, with_encoded: bool) {
+        for page in decoded.end_pages() {
+            self.keep_page(PageKey { extent: *key, phase: decoded.phase(), page }, decoded);
+        }
+        self.forget_extent(key, with_encoded);
     }
 
     pub(crate) fn forget_encoded(&self, key: &Key) {

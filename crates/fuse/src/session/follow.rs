@@ -66,6 +66,8 @@ pub(super) enum Freed {
 pub(super) struct Follow {
     /// Where workers may run.
     home: CpuSet,
+    /// How many of them can run at a time. Asked once: it takes several files of the system to answer.
+    cores: usize,
     state: Mutex<Shared>,
 }
 
@@ -98,7 +100,8 @@ impl Follow {
             let thread = std::thread::Builder::new().spawn_scoped(scope, there_and_back);
             thread.is_ok_and(|thread| matches!(thread.join(), Ok(Ok(()))))
         });
-        tried.then(|| Self { home, state: Mutex::default() })
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        tried.then(|| Self { home, cores, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, Shared> {
@@ -262,7 +265,8 @@ impl<'a> Follower<'a> {
         if let Some(why) = freed {
             self.state.freed(why);
         }
-        let sight = look(pid).filter(|sight| self.follow.home.is_set(sight.cpu) && !is_crowded());
+        let Follow { home, cores, .. } = self.follow;
+        let sight = look(pid).filter(|sight| home.is_set(sight.cpu) && !is_crowded(*cores));
         match self.state.decide(sight) {
             Move::Stay => {}
             Move::Home => self.follow.leave(),
@@ -375,8 +379,7 @@ fn look(pid: u32) -> Option<Sight> {
 }
 
 /// Whether more threads want to run than there are processors.
-fn is_crowded() -> bool {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+fn is_crowded(cores: usize) -> bool {
     let load = std::fs::read("/proc/loadavg").unwrap_or_default();
     runnable(&load).is_none_or(|count| count > cores)
 }

@@ -16,6 +16,12 @@
 //! that asks for nothing, in the same queue; the answer to it fetches the first of those that wait.
 //! With that, none waits while a slot does.
 //!
+//! Whoever asks sleeps until the answer comes. So a thread stays on the processor of its queue: there the
+//! two take turns by a mere switch, elsewhere each request and each answer wakes a processor, which under
+//! a hypervisor takes longer than answering (docs/performance.md). That is not done where the session is
+//! not to care for its readers' processors (`follow_reader`), or where the thread was not allowed to run
+//! there from the start.
+//!
 //! Processors that are off share one thread: requests come from them only if they are turned on
 //! later.
 //!
@@ -158,6 +164,9 @@ impl Rings {
             // Counts the thread off even if it panics.
             let leave = Leave(&rings.threads);
             let served = make().and_then(|channel| {
+                if pool.cares_for_readers() {
+                    stay(&channel);
+                }
                 Server::new(&rings, &pool, channel, unmounter.as_ref()).serve()
             });
             if let Err(error) = served {
@@ -272,6 +281,20 @@ struct Leave<'a>(&'a AtomicUsize);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Has the calling thread stay on the processor of its only queue.
+fn stay(channel: &Channel) {
+    let Some(cpu) = channel.queue(0).map(usize::from).filter(|_| channel.len() == 1) else {
+        return;
+    };
+    let Ok(home) = sched_getaffinity(None) else { return };
+    if cpu < CpuSet::MAX_CPU && home.is_set(cpu) {
+        let mut there = CpuSet::new();
+        there.set(cpu);
+        // A matter of speed.
+        let _ = sched_setaffinity(None, &there);
     }
 }
 

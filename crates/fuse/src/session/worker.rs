@@ -109,6 +109,11 @@ impl Pool {
         self.device.as_fd()
     }
 
+    /// Whether threads go where their readers are.
+    pub(super) fn cares_for_readers(&self) -> bool {
+        self.config.follow_reader
+    }
+
     /// The calling thread works for the workers, until it parts.
     pub(crate) fn join(&self) {
         if let Some(follow) = &self.follow {

@@ -5,6 +5,7 @@ mod ending;
 mod memory;
 mod notify;
 mod parameter;
+mod processors;
 mod stress;
 mod takeover;
 

@@ -7,6 +7,7 @@ use super::place::Place;
 use super::socket::{candidates, connect, peer_uid};
 use crate::settings::{EngineSettings, show_given};
 use crate::{Error, MountOptions, Result};
+use ferrofs_linux::mountinfo::MountEntry;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,10 @@ use std::time::{Duration, Instant};
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long between tries when the server has enough to do.
 const RETRY_TIME: Duration = Duration::from_millis(20);
+/// How long whether something is recorded may take to be told, before unmounting.
+const RECORDER_TIME: Duration = Duration::from_secs(2);
+/// How long a trace may take to be written, after it.
+const TRACE_TIME: Duration = Duration::from_secs(30);
 
 /// A mount, to be looked at and changed.
 #[derive(Debug)]
@@ -87,6 +92,37 @@ pub struct Client {
     socket: PathBuf,
     owner: u32,
     mount_options: String,
+    answer_time: Duration,
+}
+
+/// The server of a mount that records a trace.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    socket: PathBuf,
+}
+
+impl Recorder {
+    /// If there is one. A server that does not answer soon is not waited for later, either.
+    pub(crate) fn of(path: &Path, entry: &MountEntry) -> Option<Self> {
+        // The mount itself is not asked where it is: it may be dead.
+        let place = Place { path: path.to_owned(), entry: entry.clone() };
+        let client = Client::find(&place).ok()?;
+        let client = Client { answer_time: RECORDER_TIME, ..client };
+        let is_recording = client.stats().ok()?.store.contains_key("recorded_touches");
+        is_recording.then_some(Self { socket: client.socket })
+    }
+
+    /// Waits until it has written the trace: then its socket goes.
+    pub(crate) fn wait(&self) {
+        let give_up = Instant::now() + TRACE_TIME;
+        let is_there = || match connect(&self.socket) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        while is_there() && Instant::now() < give_up {
+            std::thread::sleep(RETRY_TIME);
+        }
+    }
 }
 
 impl Client {
@@ -101,7 +137,8 @@ impl Client {
             match socket.symlink_metadata() {
                 Ok(_) => {
                     let mount_options = place.entry.options.clone();
-                    return Ok(Self { path: place.path.clone(), socket, owner, mount_options });
+                    let (path, answer_time) = (place.path.clone(), ANSWER_TIME);
+                    return Ok(Self { path, socket, owner, mount_options, answer_time });
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => last = error,
@@ -148,7 +185,7 @@ impl Client {
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
-        let give_up = Instant::now() + ANSWER_TIME;
+        let give_up = Instant::now() + self.answer_time;
         let stream = loop {
             match connect(&self.socket) {
                 Ok(stream) => break stream,
@@ -170,8 +207,8 @@ impl Client {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(ANSWER_TIME))?;
-        stream.set_write_timeout(Some(ANSWER_TIME))?;
+        stream.set_read_timeout(Some(self.answer_time))?;
+        stream.set_write_timeout(Some(self.answer_time))?;
         Ok(stream)
     }
 }

@@ -5,27 +5,25 @@
 //! caches are kept. Invariants: an image leaves only when the kernel has forgotten its root, so never
 //! under somebody; what one client asks holds up no reader.
 
-use super::backing::DomainFiles;
+mod clients;
+mod images;
+
 use super::folder;
 use super::fs::{DomainFs, FILES};
 use super::guard::{self, Guard};
-use super::member::{Member, MemberSpec};
-use super::message::{
-    Added, DomainCommand, DomainImage, DomainSpec, DomainStats, Mechanism, parse_line,
-};
-use super::sight::{self, Sight, SightSpec};
-use super::survey;
+use super::message::{DomainImage, DomainSpec, DomainStats, Mechanism};
+use super::sight::{self};
 use super::view::{ViewServer, probe};
-use crate::control::{LINE_MAX, Refusal, Reply, VERSION, make_folder, peer_uid};
-use crate::{EngineConfig, Error, MountOptions, Result, lazy};
-use ferrofs_fuse::{ROOT_NODE, Session, SessionConfig};
+use crate::control::{LINE_MAX, make_folder};
+use crate::{Error, MountOptions, Result, lazy};
+use ferrofs_fuse::{Session, SessionConfig};
 use ferrofs_linux::{UnmountFlags, mountinfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,12 +36,8 @@ pub const DOMAIN_COMMAND: &str = "__domain";
 const LOOK_TIME: Duration = Duration::from_millis(500);
 /// From joining the domain to being mounted.
 const JOIN_TIME: Duration = Duration::from_secs(30);
-/// How long a client may take to say what it wants.
-const CLIENT_TIME: Duration = Duration::from_secs(5);
 /// Threads of a file system: readers of images read on demand, and of content that is hashed, wait.
 pub(crate) const THREADS_MAX: usize = 32;
-/// Clients at a time.
-const CLIENTS_MAX: usize = 16;
 
 struct Domain {
     spec: DomainSpec,
@@ -192,241 +186,6 @@ impl Domain {
                 look = Instant::now() + LOOK_TIME;
             }
         }
-    }
-
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        let Ok((stream, _)) = listener.accept() else {
-            // For want of descriptors, say, it would fail again at once.
-            return std::thread::sleep(Duration::from_millis(20));
-        };
-        let me = rustix::process::geteuid().as_raw();
-        let permitted = peer_uid(&stream).is_ok_and(|uid| uid == 0 || uid == me);
-        if !permitted || self.clients.load(Ordering::Relaxed) >= CLIENTS_MAX {
-            return;
-        }
-        self.clients.fetch_add(1, Ordering::Relaxed);
-        let domain = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name(String::from("client")).spawn(move || {
-            domain.client(stream);
-            domain.clients.fetch_sub(1, Ordering::Relaxed);
-        });
-        if spawned.is_err() {
-            self.clients.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    fn client(&self, mut stream: UnixStream) {
-        let mut line = Vec::new();
-        let limits = stream
-            .set_nonblocking(false)
-            .and_then(|()| stream.set_read_timeout(Some(CLIENT_TIME)))
-            .and_then(|()| stream.set_write_timeout(Some(CLIENT_TIME)));
-        let read = || {
-            let mut reader = io::BufReader::new((&stream).take(LINE_MAX as u64));
-            reader.read_until(b'\n', &mut line)
-        };
-        if limits
-            .and_then(|()| {
-                let mut read = read;
-                read()
-            })
-            .is_err()
-        {
-            return;
-        }
-        let mut stop = false;
-        let outcome = self.execute(&line, &mut stop);
-        let (ok, error) = match outcome {
-            Ok(value) => (Some(value), None),
-            Err(Refusal(text)) => (None, Some(text)),
-        };
-        let mut answer =
-            serde_json::to_vec(&Reply { version: VERSION, ok, error }).unwrap_or_default();
-        answer.push(b'\n');
-        // A client that has gone needs no answer.
-        let _ = stream.write_all(&answer);
-        drop(stream);
-        if stop {
-            self.end();
-        }
-    }
-
-    fn execute(
-        &self,
-        line: &[u8],
-        stop: &mut bool,
-    ) -> std::result::Result<serde_json::Value, Refusal> {
-        let refuse = |error: serde_json::Error| Refusal(format!("no answer: {error}"));
-        match parse_line(line)? {
-            DomainCommand::Stats { memory } => {
-                let mut stats = self.stats();
-                stats.memory_bytes = memory.then(|| self.memory_bytes());
-                serde_json::to_value(stats).map_err(refuse)
-            }
-            DomainCommand::Stop => {
-                let mounted = self.mounted();
-                if !mounted.is_empty() {
-                    let text = format!("{} of its images are mounted", mounted.len());
-                    return Err(Refusal(text));
-                }
-                *stop = true;
-                Ok(serde_json::Value::Null)
-            }
-            DomainCommand::Add { image, mechanism, trust, keep_seconds, sight } => {
-                if mechanism != Mechanism::Auto && mechanism != self.spec.mechanism {
-                    let text = format!("the domain shares by {}", self.spec.mechanism);
-                    return Err(Refusal(text));
-                }
-                if trust != self.spec.trust {
-                    let text = "the domain was begun with the other choice of --trust-digests";
-                    return Err(Refusal(String::from(text)));
-                }
-                if let Some(seconds) = keep_seconds {
-                    self.keep_seconds.store(seconds, Ordering::Relaxed);
-                }
-                let added = self.add(*image, sight).map_err(|error| Refusal(error.to_string()))?;
-                serde_json::to_value(added).map_err(refuse)
-            }
-        }
-    }
-
-    fn see(&self, slot: u16, mounted: bool) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(slot, Seen { at: Instant::now(), mounted });
-    }
-
-    fn add(&self, image: MemberSpec, sight: SightSpec) -> Result<Added> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let members = self.fs.members();
-        if let Some(member) = members.iter().find(|member| member.is(&image)) {
-            self.see(member.slot, false);
-            if sight.metrics.is_none() && sight.metrics_file.is_none() {
-                return Ok(self.added(member.slot, true));
-            }
-            let sight = sight.prepare()?;
-            // Its socket is there; further metrics come in addition to those that are.
-            self.show(member, sight, false)?;
-            return Ok(self.added(member.slot, true));
-        }
-        // What can fail does before anything is changed.
-        let sight = sight.prepare()?;
-        let slot = *next;
-        let after = slot.checked_add(1).ok_or(Error::DomainFull)?;
-        let cache_bytes = self.spec.cache_bytes / (members.len() as u64 + 1);
-        let config = EngineConfig { cache_bytes, ..MountOptions::default().engine_config() };
-        let member = Arc::new(Member::open(slot, image, config, members.is_empty())?);
-        *next = after;
-        for other in &members {
-            other.give_cache(cache_bytes);
-        }
-        if member.blobs.is_empty() {
-            survey::count(&self.fs, &member);
-        } else if !members.is_empty() {
-            survey::wait(&member);
-        }
-        self.fs.add(Arc::clone(&member));
-        survey::begin(&self.fs, &member)?;
-        if self.spec.mechanism == Mechanism::Passthrough
-            && let Err(error) = self.view(&member)
-        {
-            self.fs.remove(slot);
-            return Err(error);
-        }
-        self.see(slot, false);
-        self.show(&member, sight, true)?;
-        // Whoever looked for it before got told that there is none, and the kernel remembers.
-        let _ = self.session.notifier().inval_entry(ROOT_NODE, slot.to_string().as_bytes());
-        Ok(self.added(slot, false))
-    }
-
-    fn added(&self, slot: u16, again: bool) -> Added {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = sights.get(&slot).and_then(|all| all.last());
-        Added {
-            tree: self.tree_of(slot),
-            again,
-            images: self.fs.members().len(),
-            metrics: last.and_then(|last| last.metrics),
-            notes: last.map(|last| last.notes.clone()).unwrap_or_default(),
-            stats: self.stats(),
-        }
-    }
-
-    /// Lets an image be seen.
-    fn show(&self, member: &Arc<Member>, prepared: sight::Prepared, socket: bool) -> Result<()> {
-        let sight = Sight {
-            domain: self.spec.name.clone(),
-            mechanism: self.spec.mechanism,
-            fs: Arc::clone(&self.fs),
-            member: Arc::clone(member),
-        };
-        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        let (session, device) = match views.get(&member.slot) {
-            Some(view) => (view.session(), view.device()),
-            None => (Arc::clone(&self.session), self.device),
-        };
-        drop(views);
-        let seen = sight.open(prepared, session, device.filter(|_| socket))?;
-        let mut sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        sights.entry(member.slot).or_default().push(seen);
-        Ok(())
-    }
-
-    /// Takes an image out that nobody uses.
-    fn forget(&self, member: &Member) {
-        if !self.let_go(member) {
-            return;
-        }
-        self.fs.remove(member.slot);
-        survey::renew(&self.fs);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
-        let gone = self.sights.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.slot);
-        // Without the lock: who answers just now may have to be waited for.
-        drop(gone);
-    }
-
-    /// What is to be mounted of an image, from the domain's folder on.
-    fn tree_of(&self, slot: u16) -> PathBuf {
-        match self.spec.mechanism {
-            Mechanism::Passthrough => PathBuf::from(format!("image-{slot}")),
-            _ => PathBuf::from("tree").join(slot.to_string()),
-        }
-    }
-
-    /// Makes an image a file system of its own.
-    fn view(&self, member: &Arc<Member>) -> Result<()> {
-        let target = self.spec.folder.join(self.tree_of(member.slot));
-        let fail = |error| Error::Io { doing: "make the image's folder", error };
-        make_folder(&target).map_err(fail)?;
-        let (fs, member) = (Arc::clone(&self.fs), Arc::clone(member));
-        let slot = member.slot;
-        let files = DomainFiles {
-            folder: folder::tree(&self.spec.folder).join(FILES),
-            notifier: self.session.notifier(),
-        };
-        let view = ViewServer::start(fs, member, files, &target)?;
-        self.guard.watch(view.device());
-        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, view);
-        Ok(())
-    }
-
-    /// Has an image forgotten by the kernel as far as nobody uses it; whether nobody does.
-    fn let_go(&self, member: &Member) -> bool {
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(view) = views.get(&member.slot) else {
-            drop(views);
-            // Not there any more if the kernel had to make room.
-            let name = member.slot.to_string();
-            let _ = self.session.notifier().inval_entry(ROOT_NODE, name.as_bytes());
-            return member.root_references.load(Ordering::Relaxed) == 0;
-        };
-        if !view.end() {
-            return false;
-        }
-        views.remove(&member.slot);
-        // If it cannot go it is in nobody's way.
-        let _ = std::fs::remove_dir(self.spec.folder.join(self.tree_of(member.slot)));
-        true
     }
 
     /// Where images are mounted, as far as this mount namespace shows.

@@ -10,19 +10,26 @@ use crate::handover::Fill;
 use ferrofs_linux::fanotify::{PreAccess, ReadEvent, Verdict};
 use ferrofs_linux::mountinfo;
 use ferrofs_store::KernelHold;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const INSTANCES: &str = "/sys/fs/erofs";
+
+/// How often is looked whether a blob is complete, at most.
+const LOOK_TIME: Duration = Duration::from_secs(1);
 
 /// The group, what it stands for, and the questions that wait.
 #[derive(Debug)]
 pub(crate) struct Marks {
     group: PreAccess,
     holds: Vec<KernelHold>,
+    /// Devices that were marked here and not complete when last looked at.
+    marked: BTreeSet<usize>,
+    looked: Instant,
     waiting: BTreeMap<u64, (ReadEvent, Fill)>,
     next: u64,
     /// Nobody will fetch any more.
@@ -30,16 +37,48 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// Answers for `holds`, which were marked by somebody else.
     pub(crate) fn new(group: PreAccess, holds: Vec<KernelHold>) -> Self {
-        Self { group, holds, waiting: BTreeMap::new(), next: 0, refusing: false }
+        Self {
+            group,
+            holds,
+            marked: BTreeSet::new(),
+            looked: Instant::now(),
+            waiting: BTreeMap::new(),
+            next: 0,
+            refusing: false,
+        }
     }
 
     /// Has the kernel ask about one more blob: whoever opens its file from now on.
     pub(crate) fn add(&mut self, hold: KernelHold) -> io::Result<()> {
-        let path = format!("/proc/self/fd/{}", hold.data().as_raw_fd());
-        self.group.mark(path.as_ref())?;
+        if !hold.is_present(&(0..hold.size())) {
+            self.group.mark(path_of(&hold).as_ref())?;
+            self.marked.insert(self.holds.len());
+        }
         self.holds.push(hold);
         Ok(())
+    }
+
+    /// Has the kernel ask no longer about blobs that are complete, for what is present stays as long
+    /// as we hold it: from then on they are read as fast as any file.
+    fn let_go_of_complete(&mut self) {
+        if self.marked.is_empty() || self.looked.elapsed() < LOOK_TIME {
+            return;
+        }
+        self.looked = Instant::now();
+        let Self { group, holds, marked, .. } = self;
+        marked.retain(|device| {
+            let Some(hold) = holds.get(*device) else { return false };
+            if !hold.is_present(&(0..hold.size())) {
+                return true;
+            }
+            if let Err(error) = group.unmark(path_of(hold).as_ref()) {
+                // It goes on asking, and is answered.
+                tracing::warn!(%error, "a complete blob is asked about");
+            }
+            false
+        });
     }
 
     pub(crate) fn group(&self) -> BorrowedFd<'_> {
@@ -72,6 +111,7 @@ impl Marks {
                 self.waiting.insert(fill.id, (event, fill));
             }
         }
+        self.let_go_of_complete();
         taken.map(|()| fills)
     }
 
@@ -106,6 +146,11 @@ impl Marks {
         self.group.refuse_below(end);
         self.refuse()
     }
+}
+
+/// A name of its data file that no folder need have.
+fn path_of(hold: &KernelHold) -> String {
+    format!("/proc/self/fd/{}", hold.data().as_raw_fd())
 }
 
 /// A mount by the kernel, and whether it is still somewhere.

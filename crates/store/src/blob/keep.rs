@@ -32,7 +32,7 @@ impl BlobInner {
     ) -> io::Result<()> {
         // A file that somebody has cut would grow again, with zeros where bits say that bytes are:
         // from then on everything goes through memory. The next opening makes a new file.
-        if self.files.data.metadata()?.len() != self.size {
+        if rustix::fs::fstat(&self.files.data)?.st_size.cast_unsigned() != self.size {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "somebody has cut the file"));
         }
         let claim = lead.range();

@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use ferrofs_build::{BuildOptions, ChunkEntries, Chunks, Compression, Method};
 use ferrofs_linux::{MountFlags, UnmountFlags, mountinfo};
 
-use super::place::{Place, file, look, unable};
+use super::place::{Place, file, unable};
 use crate::contents::Input;
+use ferrofs_tests::seen::look;
 
 /// A tree with some of everything; `version` differs in attributes and some contents.
 fn populate(root: &Path, version: u32) {

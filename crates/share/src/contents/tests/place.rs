@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A folder of images and domains, whose mounts end with it.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -110,65 +107,4 @@ impl Drop for Place {
             }
         }
     }
-}
-
-/// All that a mount shows of one path.
-#[derive(Debug, Eq, PartialEq)]
-pub(super) struct Seen {
-    mode: u32,
-    owner: (u32, u32),
-    rdev: u64,
-    mtime: (i64, i64),
-    /// Not of directories, where overlayfs has its own.
-    nlink: u64,
-    size: u64,
-    pub(super) content: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-pub(super) fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    let mut seen = BTreeMap::new();
-    let mut pending = vec![PathBuf::new()];
-    while let Some(path) = pending.pop() {
-        let full = root.join(&path);
-        let meta = fs::symlink_metadata(&full).unwrap();
-        let kind = meta.file_type();
-        let content = if kind.is_file() {
-            fs::read(&full).unwrap()
-        } else if kind.is_symlink() {
-            fs::read_link(&full).unwrap().as_os_str().as_bytes().to_vec()
-        } else {
-            Vec::new()
-        };
-        if kind.is_dir() {
-            pending.extend(
-                fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name())),
-            );
-        }
-        let found = Seen {
-            mode: meta.mode(),
-            owner: (meta.uid(), meta.gid()),
-            rdev: meta.rdev(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            nlink: if kind.is_dir() { 0 } else { meta.nlink() },
-            size: if kind.is_dir() { 0 } else { meta.size() },
-            content,
-            xattrs: xattrs(&full),
-        };
-        seen.insert(path, found);
-    }
-    seen
-}
-
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 65536];
-    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
-    let names = names[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
-    names
-        .map(|name| {
-            let mut value = vec![0; 65536];
-            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
-            (name.to_vec(), value[..len].to_vec())
-        })
-        .collect()
 }
