@@ -29,6 +29,12 @@ class Origin:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
+    def list(self):
+        """Each request: what, from which byte on, how many, and when it began and ended in ms."""
+        self.process.stdin.write("list\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
     def __enter__(self):
         return self
 

@@ -139,6 +139,28 @@ def build(ferrofs, source, target, encoding, options=()):
     os.rename(f"{target}.partial", target)
 
 
+def arguments(doc, *more):
+    """The command line of a measurement of pairs, with MORE options as (name, words for argparse)."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--ferrofs", required=True)
+    parser.add_argument("--folder", required=True, help="the pairs; made where they are not there")
+    parser.add_argument("--out", required=True)
+    for name, words in more:
+        parser.add_argument(name, **words)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    options = parser.parse_args()
+    options.ferrofs = os.path.abspath(options.ferrofs)
+    os.makedirs(options.out, exist_ok=True)
+    return options
+
+
+def made(options, name):
+    """Makes a pair, if it is not there; where its downloads are."""
+    cache = os.path.join(options.folder, ".cache")
+    make(PAIRS[name], options.folder, cache, options.ferrofs, print)
+    return cache
+
+
 def chosen(names, every):
     unknown = [name for name in names if name not in PAIRS]
     if unknown:

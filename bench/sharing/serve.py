@@ -9,7 +9,6 @@ Pythons have imported what is there); then the group's file pages are told, thos
 themselves apart, those that are mapped, and its kernel and other memory. As root.
 """
 
-import argparse
 import contextlib
 import csv
 import os
@@ -91,23 +90,17 @@ def _both(pair, folders, group, disk):
 
 def main():
     end_well()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ferrofs", required=True)
-    parser.add_argument("--folder", required=True, help="the pairs")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--scratch", help="default: OUT")
-    parser.add_argument("--ways", help="some of %s; default: all this ferrofs has" % ",".join(NAMES))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--trust-digests", action="store_true")
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    options = parser.parse_args()
-    options.ferrofs = os.path.abspath(options.ferrofs)
+    options = known.arguments(
+        __doc__,
+        ("--scratch", {"help": "default: OUT"}),
+        ("--ways", {"help": f"some of {','.join(NAMES)}; default: all this ferrofs has"}),
+        ("--rounds", {"type": int, "default": ROUNDS}),
+        ("--trust-digests", {"action": "store_true"}),
+    )
     options.ways = options.ways.split(",") if options.ways else known_ways(options.ferrofs)
-    os.makedirs(options.out, exist_ok=True)
     rows, failed = [], 0
     for pair in options.names or APPLICATIONS:
-        cache = os.path.join(options.folder, ".cache")
-        known.make(known.PAIRS[pair], options.folder, cache, options.ferrofs, print)
+        cache = known.made(options, pair)
         if hasattr(APPLICATIONS[pair], "prepare"):
             APPLICATIONS[pair].prepare(cache)
         for _ in range(options.rounds):

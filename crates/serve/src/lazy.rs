@@ -11,6 +11,7 @@ mod ranges;
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 pub(crate) use complete::complete;
+pub use complete::metadata_ranges;
 use ferrofs_image::{Image, OpenOptions, ReadAt};
 use ferrofs_store::source::remote::{Location, RemoteOptions};
 use ferrofs_store::{
@@ -29,7 +30,9 @@ use std::time::Duration;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
-pub(crate) const HEAD_LEN: u64 = 256 << 10;
+const HEAD_LEN: u64 = 256 << 10;
+/// The same beside other images: where data comes first, it may be data that another has.
+const HEAD_LEN_BESIDE: u64 = 8 << 10;
 /// How long an image may take to be found and opened.
 const OPEN_TIME: Duration = Duration::from_secs(60);
 
@@ -149,14 +152,23 @@ impl LazySpec {
             .join("ferrofs")
     }
 
-    /// Finds the image and opens it; no more of it is fetched than that takes, and its first
-    /// `head_len` bytes.
-    pub(crate) fn open(
-        &self,
-        patience: Patience,
-        policy: Policy,
-        head_len: u64,
-    ) -> Result<LazyImage> {
+    /// Finds the image and opens it; no more of it is fetched than that takes, and what of its
+    /// metadata comes first.
+    pub(crate) fn open(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
+        let opened = self.open_image(patience, policy, HEAD_LEN)?;
+        if self.prefetch != PrefetchWhat::None {
+            prefetch::metadata(&opened.blobs);
+        }
+        Ok(opened)
+    }
+
+    /// As [`LazySpec::open`], beside images that are likely to have content in common with it: nothing
+    /// is fetched ahead.
+    pub(crate) fn open_beside(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
+        self.open_image(patience, policy, HEAD_LEN_BESIDE)
+    }
+
+    fn open_image(&self, patience: Patience, policy: Policy, head_len: u64) -> Result<LazyImage> {
         let folder = self.cache_folder();
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent)
@@ -278,9 +290,6 @@ impl Opening<'_> {
     }
 
     fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
-        if self.spec.prefetch != PrefetchWhat::None {
-            prefetch::metadata(&blobs);
-        }
         let devices = blobs.iter().map(|blob| self.device(blob)).collect();
         LazyImage { image, blobs, devices, whence: None, cancel: Cancel::new() }
     }

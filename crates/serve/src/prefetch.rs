@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 
 /// How long a trace may take to be found.
 const FIND_TIME: Duration = Duration::from_secs(30);
+/// How long a copy of metadata may take to come; then readers fetch what they need.
+const COPY_TIME: Duration = Duration::from_secs(30);
 /// How long who asks for paths waits to hear what they are; then it is told later, by counters.
 const REPLY_TIME: Duration = Duration::from_secs(2);
 /// The threads of the pool end when there was nothing to do for so long.
@@ -421,45 +423,57 @@ fn read_list(path: &Path) -> io::Result<Vec<Vec<u8>>> {
 }
 
 /// Fetches metadata, as much as is worth it: whoever looks for a file needs pages here and there of
-/// it, each of which would be a request.
+/// it, each of which would be a request. In a thread of its own.
 pub(crate) fn metadata(blobs: &[Blob]) {
+    let blobs = blobs.to_vec();
+    let work = move || metadata_itself(&blobs);
+    // Without the thread readers fetch what they need.
+    let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
+}
+
+/// Fetches all metadata, compressed if it is to be had so; else its beginning.
+pub(crate) fn all_metadata(blobs: &[Blob]) {
+    // No prefetch: readers wait for it.
+    let demand = Demand::soft(COPY_TIME);
+    if !blobs.first().is_some_and(|blob| blob.take_copy(&demand)) {
+        metadata_itself(blobs);
+    }
+}
+
+/// Fetches the beginning of the metadata.
+fn metadata_itself(blobs: &[Blob]) {
     /// Metadata that is fetched.
     const LEN: u64 = 2 << 20;
     /// Of that, at once: readers of the same are not to wait for the rest.
     const PIECE: u64 = 256 << 10;
     /// Pieces at the same time: each costs a round trip.
     const THREADS: usize = 4;
-    let blobs = blobs.to_vec();
     // Who needs it will fetch it, or get the error.
     let lost = |error: &dyn fmt::Display| {
         tracing::debug!(%error, "metadata was not fetched ahead");
     };
-    let work = move || {
-        let Some(blob) = blobs.first() else { return };
-        let start = match walk::Found::new(&blobs).and_then(|found| metadata_start(found.image())) {
-            Ok(start) => start.min(blob.size()),
-            Err(error) => return lost(&error),
-        };
-        let end = start.saturating_add(LEN).min(blob.size());
-        let next = AtomicU64::new(start);
-        let fetch = || loop {
-            let at = next.fetch_add(PIECE, Ordering::Relaxed);
-            if at >= end {
-                return;
-            }
-            let piece = at..at.saturating_add(PIECE).min(end);
-            if let Err(error) = blob.fill(piece, &Demand::prefetch()) {
-                next.store(end, Ordering::Relaxed);
-                return lost(&error);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..THREADS {
-                scope.spawn(fetch);
-            }
-            fetch();
-        });
+    let Some(blob) = blobs.first() else { return };
+    let start = match walk::Found::new(blobs).and_then(|found| metadata_start(found.image())) {
+        Ok(start) => start.min(blob.size()),
+        Err(error) => return lost(&error),
     };
-    // Without the thread readers fetch what they need.
-    let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
+    let end = start.saturating_add(LEN).min(blob.size());
+    let next = AtomicU64::new(start);
+    let fetch = || loop {
+        let at = next.fetch_add(PIECE, Ordering::Relaxed);
+        if at >= end {
+            return;
+        }
+        let piece = at..at.saturating_add(PIECE).min(end);
+        if let Err(error) = blob.fill(piece, &Demand::prefetch()) {
+            next.store(end, Ordering::Relaxed);
+            return lost(&error);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..THREADS {
+            scope.spawn(fetch);
+        }
+        fetch();
+    });
 }

@@ -9,7 +9,7 @@ use crate::handover::{
     Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
 use crate::keeper::marks::{self, Instance, Marks};
-use crate::lazy::{self, HEAD_LEN, LazyDevice, LazyImage, LazySpec, Whence};
+use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
 use crate::prefetch::{Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
@@ -64,7 +64,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     Server::share_heaps();
     let LazyImage { image, blobs, devices, whence, cancel } = if let Some(lazy) = &plan.lazy {
         let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
-        lazy.open(plan.patience(), policy, HEAD_LEN)?
+        lazy.open(plan.patience(), policy)?
     } else {
         let image = plan.files().open_whole()?;
         let (blobs, devices, cancel) = (Vec::new(), Vec::new(), Cancel::new());

@@ -4,6 +4,7 @@
 //! It refuses to know where bytes come from and how failures are retried. Invariant: bytes are
 //! verified (as far as there is a table), then written, then their bits are set, then given out.
 
+mod copy;
 mod fetch;
 mod hand;
 mod keep;

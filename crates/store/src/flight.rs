@@ -89,6 +89,26 @@ impl Flights {
         Claim::Lead(Lead { flights: self, flight })
     }
 
+    /// Claims what of `range` no other flight has.
+    pub(crate) fn claim_free(&self, range: Range<u64>) -> Vec<Lead<'_>> {
+        let mut flights = lock(&self.0);
+        let mut taken: Vec<Range<u64>> =
+            flights.iter().map(|flight| flight.range.clone()).collect();
+        taken.sort_unstable_by_key(|range| range.start);
+        taken.push(range.end..u64::MAX);
+        let (mut at, mut leads) = (range.start, Vec::new());
+        for other in taken {
+            let end = other.start.min(range.end);
+            if at < end {
+                let flight = Flight::new(at..end);
+                flights.push(Arc::clone(&flight));
+                leads.push(Lead { flights: self, flight });
+            }
+            at = at.max(other.end);
+        }
+        leads
+    }
+
     /// Claims all of `range` or nothing.
     pub(crate) fn claim_whole(&self, range: Range<u64>) -> Option<Lead<'_>> {
         let mut flights = lock(&self.0);
@@ -189,6 +209,19 @@ mod tests {
         assert!(flights.claim_whole(20..30).is_some());
         drop(middle);
         assert_eq!(lead(flights.claim(0..30, 15)).range(), 0..30);
+    }
+
+    #[test]
+    fn what_is_free_is_between_the_others() {
+        let flights = Flights::default();
+        let _late = lead(flights.claim(20..25, 20));
+        let _early = lead(flights.claim(3..10, 3));
+        let free = flights.claim_free(5..30);
+        let ranges: Vec<_> = free.iter().map(Lead::range).collect();
+        assert_eq!(ranges, [10..20, 25..30]);
+        assert!(flights.claim_free(4..30).is_empty());
+        drop(free);
+        assert_eq!(flights.claim_free(12..18).len(), 1);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
 pub use stats::{BlobStats, WAIT_SLOTS};
 pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
-    Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats,
+    Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats, make_copy,
 };
 pub use trace::{
     BlobRecorder, Recorder, Replay, ReplayConfig, Step, TRACE_SUFFIX, Touch, Trace, TraceError,

@@ -9,6 +9,7 @@
 //! the page that holds it has been found under the pin.
 
 mod build;
+pub(crate) mod copy;
 pub(crate) mod gather;
 mod head;
 mod layout;
@@ -20,6 +21,7 @@ mod shelf;
 mod tests;
 
 pub use build::{BuiltTable, TableBuilder};
+pub use copy::make_copy;
 pub use head::Head;
 pub use layout::{Geometry, Layout, PAGE_LEN};
 pub use lazy::{Digests, Table, TableOptions, TableStats};

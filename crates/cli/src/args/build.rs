@@ -86,6 +86,9 @@ pub(crate) struct BuildArgs {
     pub(crate) digests: bool,
 
     /// Keep the ends of files in blocks of their own rather than beside their inodes
+    ///
+    /// For images that are mounted on demand beside others of a domain: what lies beside inodes comes
+    /// with these, new or not.
     #[arg(long, help_heading = "Data")]
     pub(crate) no_inline_tails: bool,
 

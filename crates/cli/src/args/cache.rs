@@ -97,7 +97,8 @@ pub(crate) enum CacheCommand {
 /// Write the digest tables by which images are verified while they are fetched
 ///
 /// The table of IMAGE is IMAGE.digests. Its pin, which is printed, stands for all of the image: give
-/// it to `ferrofs mount --pin`.
+/// it to `ferrofs mount --pin`. Behind the table lies a compressed copy of the image's metadata, which
+/// mounts beside other images of a domain take instead of the metadata itself.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ferrofs digests image.erofs

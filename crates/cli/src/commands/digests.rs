@@ -5,8 +5,9 @@ use crate::args::{AlgorithmArg, DigestsArgs};
 use crate::json;
 use crate::output::Out;
 use anyhow::Context as _;
+use ferrofs_image::Image;
 use ferrofs_store::source::remote::TABLE_SUFFIX;
-use ferrofs_store::{Algorithm, BuiltTable, Geometry, Pin, TableBuilder};
+use ferrofs_store::{Algorithm, BuiltTable, Geometry, Pin, TableBuilder, make_copy};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::File;
@@ -77,8 +78,9 @@ fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> {
     };
     let target = name(TABLE_SUFFIX);
     let unfinished = name(&format!("{TABLE_SUFFIX}.{}~", std::process::id()));
-    let written =
-        write_all(&unfinished, table).and_then(|()| std::fs::rename(&unfinished, &target));
+    let written = copy_of(file)
+        .and_then(|copy| write_all(&unfinished, table, &copy))
+        .and_then(|()| std::fs::rename(&unfinished, &target));
     if written.is_err() {
         // What counts is why it could not be written.
         let _ = std::fs::remove_file(&unfinished);
@@ -87,8 +89,25 @@ fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> {
     Ok(target)
 }
 
-fn write_all(path: &Path, table: &BuiltTable) -> io::Result<()> {
+fn write_all(path: &Path, table: &BuiltTable, copy: &[u8]) -> io::Result<()> {
     let mut out = BufWriter::new(File::create_new(path)?);
     table.emit(&mut out)?;
+    out.write_all(copy)?;
     out.flush()
+}
+
+/// An image's metadata, compressed: who reads it on demand gets it at once. Nothing for what is no
+/// image.
+fn copy_of(file: &Path) -> io::Result<Vec<u8>> {
+    let opened = File::open(file)?;
+    let size = opened.metadata()?.len();
+    let ranges = Image::open(opened.try_clone()?)
+        .and_then(|image| ferrofs_serve::metadata_ranges(&image, size));
+    match ranges {
+        Ok(ranges) => make_copy(&opened, &ranges),
+        Err(error) => {
+            tracing::debug!(file = %file.display(), %error, "no copy of metadata");
+            Ok(Vec::new())
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod mount;
 mod network;
 mod personality;
 mod published;
+mod second;
 mod share;
 mod sight;
 mod soak;

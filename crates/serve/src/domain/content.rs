@@ -73,8 +73,11 @@ pub(crate) fn sample(member: &Member, nid: Nid) -> Result<[u8; 32]> {
     }
     let mut ends = vec![0; 2 * END as usize];
     let (first, last) = ends.split_at_mut(END as usize);
-    engine.read_into(&file, 0, first)?;
-    engine.read_into(&file, file.size().saturating_sub(END), last)?;
+    for (offset, end) in [(0, first), (file.size().saturating_sub(END), last)] {
+        // What lies around is not wanted: it would fill the cache with both ends of all large files.
+        let request = Request { offset, len: end.len(), hint: Hint::Random, ..Request::default() };
+        engine.read(&file, &request, &mut [IoSliceMut::new(end)]).into_result()?;
+    }
     Ok(group(&ends))
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One image of a domain.
 
-use crate::lazy::{HEAD_LEN, LazyImage};
+use crate::lazy::LazyImage;
 use crate::{ErofsFs, Error, ImageFiles, LazySpec, Patience, Result, nid_of, node_of};
 use ferrofs_engine::EngineConfig;
 use ferrofs_fuse::{Attr, Errno, ReadOnlyFs};
@@ -17,9 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::nodes::FileId;
-
-/// Bytes at the start of an image beside others that are fetched before it is looked at.
-const HEAD_LEN_BESIDE: u64 = 8 << 10;
 
 /// An image that is to be in a domain.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -72,6 +69,8 @@ pub(crate) struct Member {
     pub(crate) cache_given: AtomicU64,
     pub(crate) cache_bytes: Arc<AtomicU64>,
     pub(crate) added: Instant,
+    /// There was no other image when it joined.
+    pub(crate) is_first: bool,
     /// All its files were met.
     pub(crate) is_counted: AtomicBool,
 }
@@ -85,10 +84,12 @@ impl Member {
         is_first: bool,
     ) -> Result<Self> {
         let (image, files, blobs) = if let Some(lazy) = &spec.lazy {
-            // Where data comes first, it may be data that another image has.
-            let head_len = if is_first { HEAD_LEN } else { HEAD_LEN_BESIDE };
-            let opened = lazy.open(Patience::Hard, Policy::default(), head_len)?;
-            let LazyImage { image, blobs, .. } = opened;
+            let (patience, policy) = (Patience::Hard, Policy::default());
+            let LazyImage { image, blobs, .. } = if is_first {
+                lazy.open(patience, policy)?
+            } else {
+                lazy.open_beside(patience, policy)?
+            };
             (image, Vec::new(), blobs)
         } else {
             let (image, files) = open_files(&spec)?;
@@ -112,6 +113,7 @@ impl Member {
             cache_given: AtomicU64::new(cache_bytes),
             cache_bytes: Arc::new(AtomicU64::new(cache_bytes)),
             added: Instant::now(),
+            is_first,
             is_counted: AtomicBool::new(false),
             spec,
         })

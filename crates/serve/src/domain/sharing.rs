@@ -56,10 +56,10 @@ pub(crate) struct Placed {
 /// What images say of a file's content.
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
-    pub(crate) placed: Placed,
+    pub(crate) nid: Nid,
     /// Files of other images that have it.
     pub(crate) others: Vec<(Arc<Member>, Nid)>,
-    /// A file of the same image that was met earlier has it.
+    /// A file of the same image that was met earlier has it: others are told there.
     pub(crate) again: bool,
 }
 
@@ -178,29 +178,27 @@ impl Sharing {
         found.map(|(&place, &id)| Placed { place, id }).collect()
     }
 
-    /// Up to `count` files of all images from a place on, and where the content of those of image
-    /// `slot` is, too, by what images say.
-    pub(crate) fn said_elsewhere(&self, slot: u16, from: u64, count: usize) -> Vec<Said> {
+    /// All files of an image, in the order in which they were met, and where their content is, too, by
+    /// what images say.
+    pub(crate) fn said_elsewhere(&self, slot: u16) -> Vec<Said> {
         let state = self.lock();
-        let found = state.places.range(from..).take(count);
-        let said = found.map(|(&place, &id)| {
-            let mut said = Said { placed: Placed { place, id }, others: Vec::new(), again: false };
-            let Some(known) = state.files.get(&id).filter(|_| id.slot == slot) else { return said };
-            let size = known.claim.map_or(0, |claim| claim.size);
-            for other in known.claim.iter().flat_map(|_| candidates(&state, id, size)) {
-                let Some(other_known) = state.files.get(&other) else { continue };
-                if other_known.claim != known.claim {
-                    continue;
-                }
-                if other.slot == slot {
-                    said.again |= other_known.place < place;
-                } else {
-                    said.others.push((Arc::clone(&other_known.member), other.nid));
-                }
+        let own = state.places.values().filter(|id| id.slot == slot);
+        let mut files: Vec<Said> = Vec::new();
+        let mut first: HashMap<(Content, Attributes), usize> = HashMap::new();
+        for id in own {
+            let key = state.files.get(id).and_then(|known| Some((known.claim?, known.attributes)));
+            let again =
+                key.is_some_and(|key| *first.entry(key).or_insert(files.len()) < files.len());
+            files.push(Said { nid: id.nid, others: Vec::new(), again });
+        }
+        for (id, known) in state.files.iter().filter(|(id, _)| id.slot != slot) {
+            let key = known.claim.map(|claim| (claim, known.attributes));
+            let index = key.and_then(|key| first.get(&key));
+            if let Some(said) = index.and_then(|index| files.get_mut(*index)) {
+                said.others.push((Arc::clone(&known.member), id.nid));
             }
-            said
-        });
-        said.collect()
+        }
+        files
     }
 
     /// The node of a file as far as it is decided; else its own.

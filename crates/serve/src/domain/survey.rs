@@ -17,27 +17,30 @@ use ferrofs_image::Nid;
 use std::collections::HashSet;
 use std::io;
 use std::ops::{ControlFlow, Range};
+use std::slice::from_ref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// Directory entries of an image that are looked at when it joins; files behind them are met when they
 /// are asked for.
 const ENTRIES_MAX: u32 = 1 << 24;
-/// Files that are looked at under one lock.
-const FILES: usize = 256;
+/// How long a mount waits for an image's metadata.
+const METADATA_TIME: Duration = Duration::from_secs(5);
 
 /// Has nothing guessed of an image whose files are not known yet, if its digests will tell what others
 /// have.
 pub(crate) fn wait(member: &Member) {
     if has_digests(member) {
         for blob in &member.blobs {
-            blob.leave_out(&[0..blob.size()]);
+            blob.leave_out(from_ref(&(0..blob.size())));
         }
     }
 }
 
 /// A new image is among the others: learns what it has, if that takes fetching, and looks anew what
-/// need not be fetched. Nobody waits for it.
+/// need not be fetched. Waits for metadata alone, and not for long: who reads meanwhile would fetch it
+/// once more, page by page.
 pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
     if member.blobs.is_empty() {
         renew(fs);
@@ -45,19 +48,27 @@ pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
     }
     // Its metadata must come first: what is not known of it yet is not shared by others.
     let (fs, member) = (Arc::clone(fs), Arc::clone(member));
+    let (came, metadata) = std::sync::mpsc::channel::<()>();
     let work = move || {
+        if !member.is_first {
+            prefetch::all_metadata(&member.blobs);
+        }
+        drop(came);
         if has_digests(&member)
             && let Some(blob) = member.blobs.first()
         {
-            // Metadata is wanted, and lies behind the data as a rule.
+            // What is missing of it is wanted, and lies behind the data as a rule.
             let start = prefetch::metadata_start(member.image()).unwrap_or_default();
-            blob.leave_out(&[0..start]);
+            blob.leave_out(from_ref(&(0..start)));
         }
         count(&fs, &member);
         member.is_counted.store(true, Ordering::Release);
         look(&fs);
     };
-    start(work).map_err(|error| Error::Io { doing: "start a thread", error })
+    start(work).map_err(|error| Error::Io { doing: "start a thread", error })?;
+    // That it is there is told by hanging up.
+    let _ = metadata.recv_timeout(METADATA_TIME);
+    Ok(())
 }
 
 /// Looks anew what images read on demand need not fetch, in a thread of its own.
@@ -92,21 +103,15 @@ fn look(fs: &DomainFs) {
 fn leave_out(fs: &DomainFs, member: &Member) {
     let mut there: Vec<Ranges> = member.blobs.iter().map(|_| Ranges::default()).collect();
     let mut wanted: Vec<Ranges> = member.blobs.iter().map(|_| Ranges::default()).collect();
-    let mut from = 0;
-    loop {
-        let found = fs.sharing.said_elsewhere(member.slot, from, FILES);
-        let Some(last) = found.last() else { break };
-        from = last.placed.place + 1;
-        for said in found.into_iter().filter(|said| said.placed.id.slot == member.slot) {
-            let is_there = said.again || said.others.iter().any(|(other, nid)| other.has(*nid));
-            // What cannot be looked at is not left out.
-            let _ = stored(member, said.placed.id.nid, |device, range| {
-                let ranges = if is_there { &mut there } else { &mut wanted };
-                if let Some(ranges) = ranges.get_mut(usize::from(device)) {
-                    ranges.add(range);
-                }
-            });
-        }
+    for said in fs.sharing.said_elsewhere(member.slot) {
+        let is_there = said.again || said.others.iter().any(|(other, nid)| other.has(*nid));
+        // What cannot be looked at is not left out.
+        let _ = stored(member, said.nid, |device, range| {
+            let ranges = if is_there { &mut there } else { &mut wanted };
+            if let Some(ranges) = ranges.get_mut(usize::from(device)) {
+                ranges.add(range);
+            }
+        });
     }
     for ((blob, there), wanted) in member.blobs.iter().zip(there).zip(wanted) {
         // Files may have extents in common.

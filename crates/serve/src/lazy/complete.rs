@@ -32,10 +32,18 @@ const GAP: u64 = 64 << 10;
 /// What is taken for an inode, its attributes, its indexes and its tail before it is read.
 const INODE_LEN: u64 = 4096;
 
+/// Where an image has what is not file data, on its primary device of `size` bytes; in order.
+///
+/// # Errors
+/// If its metadata cannot be read.
+pub fn metadata_ranges(image: &Image, size: u64) -> ferrofs_image::Result<Vec<Range<u64>>> {
+    Ok(complement(&Walk::new(image, None).run()?, size))
+}
+
 /// Fetches what is not file data. `primary` is what `image` is read from; `path` is for messages.
 pub(crate) fn complete(image: &Image, primary: &LazyDevice, path: &Path) -> Result<()> {
     let fail = |error| Error::Image { path: PathBuf::from(path), error };
-    let data = Walk::new(image, primary).run().map_err(fail)?;
+    let data = Walk::new(image, Some(primary)).run().map_err(fail)?;
     let rest = complement(&data, primary.blob.size());
     let missing = rest.into_iter().flat_map(|range| primary.blob.missing(range));
     ensure_all(primary, &bridged(missing))
@@ -83,7 +91,8 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
 /// neighbours is fetched with them. Several threads do so, for each waits for the origin.
 struct Walk<'a> {
     image: &'a Image,
-    primary: &'a LazyDevice,
+    /// What it is read from, if that is fetched.
+    primary: Option<&'a LazyDevice>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -98,7 +107,7 @@ struct State {
 }
 
 impl<'a> Walk<'a> {
-    fn new(image: &'a Image, primary: &'a LazyDevice) -> Self {
+    fn new(image: &'a Image, primary: Option<&'a LazyDevice>) -> Self {
         let root = image.root();
         let state = State {
             pending: BinaryHeap::from([Reverse(root)]),
@@ -157,14 +166,15 @@ impl<'a> Walk<'a> {
 
     /// Fetches inodes that are in order, if their places are known. What fails is told by who reads it.
     fn fetch(&self, nids: &[Nid]) {
+        let Some(primary) = self.primary else { return };
         let base = self.image.superblock().meta_base();
         let place = |nid: &Nid| {
             let start = nid.0.checked_mul(INODE_SLOT)?.checked_add(base)?;
-            let end = start.checked_add(INODE_LEN)?.min(self.primary.blob.size());
+            let end = start.checked_add(INODE_LEN)?.min(primary.blob.size());
             (start < end).then_some(start..end)
         };
         for run in bridged(nids.iter().filter_map(place)) {
-            if !self.primary.fetch(run) {
+            if !primary.fetch(run) {
                 return;
             }
         }

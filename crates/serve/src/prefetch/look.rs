@@ -2,7 +2,7 @@
 //! Images that are read on demand, without being mounted: to fill the cache, and to look inside.
 
 use super::{TraceFrom, plan};
-use crate::lazy::{HEAD_LEN, LazyImage, LazySpec};
+use crate::lazy::{LazyImage, LazySpec};
 use crate::{Error, Patience, Result};
 use ferrofs_image::Image;
 use ferrofs_store::source::remote::RemoteOptions;
@@ -25,7 +25,7 @@ pub struct LazyLook {
 impl LazySpec {
     /// Finds the image and opens it without mounting it.
     pub fn look(&self) -> Result<LazyLook> {
-        let opened = self.open(Patience::Soft(PATIENCE), Policy::default(), HEAD_LEN)?;
+        let opened = self.open(Patience::Soft(PATIENCE), Policy::default())?;
         Ok(LazyLook { opened, remote: self.remote() })
     }
 }

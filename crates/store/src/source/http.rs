@@ -15,7 +15,7 @@ use std::time::Instant;
 use url::Url;
 
 /// Bytes that come with the question for the size, and serve the first read.
-const HEAD_LEN: u64 = 64 * 1024;
+const HEAD_LEN: u64 = 8 * 1024;
 
 /// What a source over HTTP needs to know.
 #[derive(Clone, Debug)]

@@ -7,6 +7,8 @@ use std::ops::Range;
 /// Bytes of a page of the body, each of which has its digest in the top.
 pub const PAGE_LEN: usize = 4096;
 
+/// No grain is smaller.
+pub(super) const GRAIN_MIN: u64 = 1 << 12;
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 64;
 /// Digests in a page.

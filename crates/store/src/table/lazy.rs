@@ -18,9 +18,9 @@ const WHOLE_MAX: u64 = 128 << 10;
 /// Coarse pages that are fetched with the first of them: of half a GiB with usual sizes. Who reads
 /// in large pieces needs nothing else, and 256 KiB are less than a round trip of most links.
 const COARSE_RUN: u64 = 64;
-/// What is asked for of a table whose size is not known: the head and the first coarse pages for a
-/// blob of 1 GiB; a round trip saved costs no more than it takes.
-const HEAD_GUESS: u64 = 160 << 10;
+/// What is asked for of a table whose size is not known: the head for a blob of 1 GiB, and some coarse
+/// pages; of a smaller blob fine pages come along, which may be for nothing.
+const HEAD_GUESS: u64 = 96 << 10;
 /// Pages that nobody asked for are fetched if so many or fewer lie between two that are.
 const GAP_MAX: u64 = 2;
 
@@ -60,6 +60,8 @@ pub struct Table {
     flights: Mutex<HashSet<u32>>,
     landed: Condvar,
     counters: Counters,
+    /// What lies behind it in its file.
+    copy: Option<Range<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,10 +110,15 @@ impl Table {
         let TableOptions { blob_size, shelf, pages } = options;
         let counters = Counters::default();
         let shelved = shelf.as_ref().and_then(|shelf| shelved_head(&pin, shelf.as_ref()));
-        let (head, more) = match shelved {
-            Some(head) => (head, vec![]),
-            None => fetch_head(&pin, source.as_ref(), blob_size, context, &counters)?,
+        let (head, more, total) = if let Some(head) = shelved {
+            (head, vec![], None)
+        } else {
+            let (head, more) = fetch_head(&pin, source.as_ref(), blob_size, context, &counters)?;
+            // Came with the head, if the source tells it at all.
+            (head, more, source.identity(context).ok().map(|identity| identity.size))
         };
+        let len = head.layout().len();
+        let copy = total.filter(|total| *total > len).map(|total| len..total);
         let found = head.layout().blob_size();
         if let Some(expected) = blob_size
             && expected != found
@@ -120,8 +127,8 @@ impl Table {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let flights = Mutex::default();
-        let table =
-            Self { id, head, source, shelf, pages, flights, landed: Condvar::new(), counters };
+        let landed = Condvar::new();
+        let table = Self { id, head, source, shelf, pages, flights, landed, counters, copy };
         if let Some(shelf) = &table.shelf
             && shelved_head(&pin, shelf.as_ref()).is_none()
         {
@@ -146,6 +153,16 @@ impl Table {
     #[must_use]
     pub const fn layout(&self) -> Layout {
         self.head.layout()
+    }
+
+    /// Where in the table's file a compressed copy of parts of the blob is, if that was seen when it was
+    /// opened. Nothing of it is verified.
+    pub(crate) fn copy(&self) -> Option<Range<u64>> {
+        self.copy.clone()
+    }
+
+    pub(crate) fn source(&self) -> &dyn RangeSource {
+        self.source.as_ref()
     }
 
     /// Counters.

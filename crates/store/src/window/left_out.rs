@@ -99,8 +99,8 @@ mod tests {
                 .map(|(start, len)| start.min(size)..(start + len).min(size))
                 .collect();
             let is_out = |at: u64| {
-                let grain = at / GRAIN * GRAIN..(at / GRAIN * GRAIN + GRAIN).min(size);
-                grain.clone().all(|at| ranges.iter().any(|range| range.contains(&at)))
+                let mut grain = at / GRAIN * GRAIN..(at / GRAIN * GRAIN + GRAIN).min(size);
+                grain.all(|at| ranges.iter().any(|range| range.contains(&at)))
             };
             let left_out = LeftOut::new(&ranges, GRAIN, size);
             let mut rank = 0;

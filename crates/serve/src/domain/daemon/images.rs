@@ -56,10 +56,10 @@ impl Domain {
             survey::wait(&member);
         }
         self.fs.add(Arc::clone(&member));
-        survey::begin(&self.fs, &member)?;
-        if self.spec.mechanism == Mechanism::Passthrough
-            && let Err(error) = self.view(&member)
-        {
+        let is_view = self.spec.mechanism == Mechanism::Passthrough;
+        let begun = survey::begin(&self.fs, &member)
+            .and_then(|()| if is_view { self.view(&member) } else { Ok(()) });
+        if let Err(error) = begun {
             self.fs.remove(slot);
             return Err(error);
         }
