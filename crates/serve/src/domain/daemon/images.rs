@@ -56,9 +56,14 @@ impl Domain {
         for other in &members {
             other.give_cache(cache_bytes);
         }
+        // Who decodes is started by who reads first, which may be where it follows its reader.
+        let companions = self.session.notifier().companions();
+        member.fs.engine().begin_workers_with(move || companions.join());
         if member.blobs.is_empty() {
             count(&self.fs, &member);
         } else {
+            // Those who fetch start threads.
+            self.session.stop_following();
             // Its metadata must come first, and mounting does not wait for that: what is not known
             // of it yet is not shared by others.
             let (fs, member) = (Arc::clone(&self.fs), Arc::clone(&member));
