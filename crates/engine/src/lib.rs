@@ -165,10 +165,15 @@ impl Engine {
         Self { core: Arc::new(core) }
     }
 
+    /// Has each worker thread that starts from now on begin with `first`. Once; later ones are ignored.
+    pub fn begin_workers_with(&self, first: impl Fn() + Send + Sync + 'static) {
+        self.core.workers.begin_with(first);
+    }
+
     /// Starts all worker threads now, instead of when there is work for them: as children of this
-    /// thread, with its signals and processors. Each begins with `first`.
-    pub fn start_workers(&self, first: impl Fn() + Clone + Send + 'static) {
-        self.core.workers.start(first);
+    /// thread, with its signals and processors.
+    pub fn start_workers(&self) {
+        self.core.workers.start();
     }
 
     /// The image.

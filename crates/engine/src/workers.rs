@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -22,9 +22,13 @@ thread_local! {
     static HELPING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// With what each worker begins.
+type First = Arc<dyn Fn() + Send + Sync>;
+
 pub(crate) struct Workers {
     shared: Arc<Shared>,
     limit: usize,
+    first: OnceLock<First>,
 }
 
 #[derive(Default)]
@@ -107,28 +111,36 @@ impl Shared {
 
 impl Workers {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { shared: Arc::default(), limit }
+        Self { shared: Arc::default(), limit, first: OnceLock::new() }
     }
 
     pub(crate) const fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Starts all workers, for what will come; each begins with `first`.
-    pub(crate) fn start(&self, first: impl Fn() + Clone + Send + 'static) {
+    /// Has each worker that starts from now on begin with `first`. Once.
+    pub(crate) fn begin_with(&self, first: impl Fn() + Send + Sync + 'static) {
+        // A second one would come from the same session.
+        let _ = self.first.set(Arc::new(first));
+    }
+
+    /// Starts all workers, for what will come.
+    pub(crate) fn start(&self) {
         let mut state = self.shared.state();
         if !state.closing {
-            self.add(&mut state, self.limit, &first);
+            self.add(&mut state, self.limit);
         }
     }
 
     /// Starts so many workers, as far as there may be more.
-    fn add(&self, state: &mut State, count: usize, first: &(impl Fn() + Clone + Send + 'static)) {
+    fn add(&self, state: &mut State, count: usize) {
         for _ in 0..count.min(self.limit.saturating_sub(state.threads)) {
             let shared = Arc::clone(&self.shared);
-            let first = first.clone();
+            let first = self.first.get().map(Arc::clone);
             let serve = move || {
-                first();
+                if let Some(first) = first {
+                    first();
+                }
                 shared.serve();
             };
             let thread = std::thread::Builder::new().name(String::from("ferrofs-engine"));
@@ -143,7 +155,7 @@ impl Workers {
     /// Makes sure that up to `wanted` workers notice that there is work.
     fn wake(&self, mut state: MutexGuard<'_, State>, wanted: usize) {
         let missing = wanted.saturating_sub(state.idle);
-        self.add(&mut state, missing, &|| {});
+        self.add(&mut state, missing);
         drop(state);
         for _ in 0..wanted {
             self.shared.work.notify_one();

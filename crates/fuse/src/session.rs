@@ -149,6 +149,12 @@ impl Session {
         Notifier::new(&self.pool)
     }
 
+    /// Ends what [`SessionConfig::follow_reader`] began, for good: to be called before the file system
+    /// becomes one that starts threads while it answers.
+    pub fn stop_following(&self) {
+        self.pool.stop_following();
+    }
+
     /// What was agreed on with the kernel.
     pub fn negotiated(&self) -> &Negotiated {
         &self.negotiated

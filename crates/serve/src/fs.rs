@@ -8,7 +8,7 @@
 
 use crate::access::Access;
 use crate::node::{nid_of, node_of};
-use crate::siblings::ahead::{AheadStats, FilesAhead, Reader};
+use crate::siblings::ahead::{AheadStats, FilesAhead, ImageShelf};
 use ferrofs_engine::{Engine, EngineConfig, Hint, OpenFile, Request, Surplus};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::xattr::split_name;
@@ -120,11 +120,9 @@ impl ErofsFs {
     /// what is read ahead may be in vain. Once.
     pub fn read_files_ahead(&self, notifier: ferrofs_fuse::Notifier) -> io::Result<()> {
         let ahead = Arc::<FilesAhead>::default();
-        let root = self.image().root();
-        let engine = Arc::clone(&self.engine);
-        let nid_of = Box::new(move |node| nid_of(node, root));
+        let shelf = ImageShelf { engine: Arc::clone(&self.engine), root: self.image().root() };
         if self.files_ahead.set(Arc::clone(&ahead)).is_ok() {
-            ahead.start(Reader { engine, notifier, nid_of })?;
+            ahead.start(notifier, shelf)?;
         }
         Ok(())
     }

@@ -78,7 +78,7 @@ pub(crate) fn text(shared: &Shared) -> String {
     text.head("ferrofs_uptime_seconds", "gauge", "Time since it was mounted.");
     text.float("ferrofs_uptime_seconds", shared.started.elapsed().as_secs_f64());
     engine_text(&mut text, &engine);
-    let ahead = shared.fs.ahead_stats();
+    let ahead = shared.ahead_stats();
     for (name, help, value) in [
         ("requests", "Requests from the kernel.", fuse.requests),
         ("ring_requests", "Of these, requests over io_uring.", fuse.ring_requests),

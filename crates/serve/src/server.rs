@@ -79,7 +79,8 @@ impl Server {
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &spec.target, config)?);
         // Threads that a worker started later would inherit its processor.
         let companions = session.notifier().companions();
-        fs.engine().start_workers(move || companions.join());
+        fs.engine().begin_workers_with(move || companions.join());
+        fs.engine().start_workers();
         let unmounter = session.unmounter();
         let place = Place {
             device: unmounter.as_ref().and_then(Unmounter::device),

@@ -137,6 +137,15 @@ impl Siblings {
         None
     }
 
+    /// A file that was listed turned out to be known as another node.
+    pub(crate) fn rename(&mut self, from: u64, to: u64) {
+        for listing in &mut self.listings {
+            if let Some(file) = listing.files.iter_mut().find(|file| **file == from) {
+                *file = to;
+            }
+        }
+    }
+
     /// Whether a file of a row is still ahead of its reader.
     pub(crate) fn is_ahead(&self, listing: u64, index: usize) -> bool {
         let found = self.listings.iter().find(|found| found.id == listing);
@@ -234,6 +243,16 @@ mod tests {
             assert_eq!(siblings.read(100 + step * 77 % 200), None);
         }
         assert_eq!(siblings.read(7), None, "not known");
+    }
+
+    #[test]
+    fn files_that_turn_out_to_be_others_keep_their_places() {
+        let mut siblings = Siblings::default();
+        siblings.listed(1, 0, &[10, 11, 12, 13, 14], None);
+        siblings.rename(11, 5);
+        siblings.rename(99, 6);
+        assert_eq!(siblings.read(10), None);
+        assert_eq!(indexes(siblings.read(5)), [2, 3]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod on_demand;
 mod stores;
+mod unshared;
 
 use crate::{FERROFS, Scratch, run};
 use std::os::unix::fs::MetadataExt;

@@ -77,8 +77,9 @@ pub struct SessionConfig {
     /// Give each worker its own channel (`FUSE_DEV_IOC_CLONE`) instead of sharing one.
     pub clone_fd: bool,
     /// Keep a lone worker on the processor of a lone reader of small files, and the threads of rings on
-    /// the processors of their queues. Only for file systems that start no threads while they answer:
-    /// those would stay on that processor, too.
+    /// the processors of their queues. Only for file systems that start no threads while they answer, or
+    /// have these join ([`Companions::join`](crate::Companions::join)): others would stay on that
+    /// processor, too.
     pub follow_reader: bool,
     /// Ignore set-user-ID and set-group-ID bits. Always so for mounts by the helper.
     pub nosuid: bool,

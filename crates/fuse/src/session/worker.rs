@@ -128,6 +128,13 @@ impl Pool {
         }
     }
 
+    /// Workers follow nobody from now on.
+    pub(super) fn stop_following(&self) {
+        if let Some(follow) = &self.follow {
+            follow.stop();
+        }
+    }
+
     pub(crate) fn dispatcher(&self) -> &Dispatcher {
         &self.dispatcher
     }

@@ -11,6 +11,7 @@ use crate::domain::Sight;
 use crate::metrics;
 use crate::prefetch::Ahead;
 use crate::settings::{EngineSettings, show};
+use crate::siblings::ahead::AheadStats;
 use crate::{ErofsFs, lazy};
 use ferrofs_engine::{DropCaches, Fault};
 use ferrofs_format::inode::FileType;
@@ -60,6 +61,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What was put into the kernel's page cache before it was asked for.
+    pub(crate) fn ahead_stats(&self) -> AheadStats {
+        self.sight.as_ref().map_or_else(|| self.fs.ahead_stats(), Sight::ahead_stats)
+    }
+
     /// Counters of blobs, by name; nothing if there are none.
     pub(crate) fn store_counters(&self) -> Vec<(&'static str, u64)> {
         if self.blobs.is_empty() {
@@ -119,7 +125,7 @@ fn execute(shared: &Shared, line: &[u8]) -> Outcome {
                 &session.unwrap_or_default(),
                 shared.started.elapsed(),
             );
-            let ahead = shared.fs.ahead_stats();
+            let ahead = shared.ahead_stats();
             snapshot.fuse.insert(String::from("ahead_files"), ahead.files);
             snapshot.fuse.insert(String::from("ahead_bytes"), ahead.bytes);
             if let Some(takeovers) = shared.takeovers {

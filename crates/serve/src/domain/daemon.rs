@@ -12,7 +12,7 @@ use super::folder;
 use super::fs::{DomainFs, FILES};
 use super::guard::{self, Guard};
 use super::message::{DomainImage, DomainSpec, DomainStats, Mechanism};
-use super::sight::{self};
+use super::sight;
 use super::view::{ViewServer, probe};
 use crate::control::{LINE_MAX, make_folder};
 use crate::{Error, MountOptions, Result, lazy};
@@ -115,10 +115,19 @@ impl Domain {
         let by_content = spec.mechanism == Mechanism::Passthrough;
         let fs = Arc::new(DomainFs::new(spec.trust, by_content));
         let config = MountOptions::default().session(&format!("ferrofs-domain:{}", spec.name));
-        // By listing its files the server has the kernel know them (`ahead`); nobody else lists.
-        let readdirplus_always = by_content;
-        let config = SessionConfig { threads_max: THREADS_MAX, readdirplus_always, ..config };
+        // By listing files the kernel gets to know them, which is what those read ahead need.
+        let readdirplus_always = true;
+        let config = SessionConfig {
+            threads_max: THREADS_MAX,
+            readdirplus_always,
+            // Readers of views are served by two sessions in turn: measured, nothing is gained there.
+            follow_reader: !by_content,
+            ..config
+        };
         let session = Arc::new(Session::mount(Arc::clone(&fs) as _, &tree, config)?);
+        if !by_content {
+            fs.read_files_ahead(session.notifier()).map_err(fail("start a thread"))?;
+        }
         let device = session.unmounter().as_ref().and_then(ferrofs_fuse::Unmounter::device);
         guard.watch(device);
         let socket = folder::socket(&spec.folder);

@@ -8,14 +8,17 @@ use super::member::Member;
 use super::nodes::FileId;
 use super::shared::SharedFile;
 use super::sharing::{Placed, Sharing};
+use crate::siblings::ahead::{AheadStats, FilesAhead, Shelf};
 use ferrofs_format::inode::FileType;
 use ferrofs_fuse::{
-    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs, Whence,
+    Attr, DirEntry, Entry, Errno, FileKind, Notifier, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs,
+    Whence,
 };
 use ferrofs_image::{Inode, Nid};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 /// The folder in the topmost one by which the server itself finds files, by [`DomainFs::name_of`]. It
 /// is not listed there.
@@ -30,10 +33,68 @@ pub(crate) struct DomainFs {
     pub(crate) sharing: Sharing,
     /// Held by who looks what images have in common.
     pub(crate) survey: Mutex<()>,
+    files_ahead: OnceLock<Arc<FilesAhead>>,
+}
+
+impl Drop for DomainFs {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.files_ahead.get() {
+            ahead.close();
+        }
+    }
 }
 
 /// Files that are looked up at once for a listing.
 const LISTED: usize = 64;
+/// Files up to this size are compared with others when they are listed, up to so many bytes for one
+/// request: what is known then needs no lookup.
+const COMPARED_MAX: u64 = 128 << 10;
+const COMPARED_BYTES: u64 = 1 << 20;
+
+/// What is not here is not read because it may be wanted.
+fn is_read_ahead(member: &Member) -> bool {
+    member.blobs.is_empty() && member.fs.engine().config().readmore
+}
+
+/// Where [`FilesAhead`] finds files of a domain.
+struct DomainShelf {
+    fs: Weak<DomainFs>,
+}
+
+impl Shelf for DomainShelf {
+    type File = (Arc<DomainFs>, u64);
+
+    fn find(&self, node: u64) -> Option<(Self::File, u64)> {
+        let fs = self.fs.upgrade()?;
+        let (member, nid, shared) = match fs.place(node).ok()? {
+            Place::Own(member, nid) => (member, nid, None),
+            Place::Shared(file) => {
+                let provider = file.provider()?;
+                (provider.member, provider.nid, Some(file))
+            }
+        };
+        if !is_read_ahead(&member) {
+            return None;
+        }
+        if let Some(file) = shared {
+            // Another image's readers may have had it.
+            return (!file.was_read()).then_some(((fs, node), file.content.size));
+        }
+        let inode = DomainFs::inode(&member, nid).ok()?;
+        if fs.sharing.given(member.id(nid)) == Some(node) {
+            return Some(((fs, node), inode.size));
+        }
+        // The kernel will look it up: then it is known what it is.
+        if inode.size <= COMPARED_MAX {
+            let _ = fs.sharing.find(&member, &inode);
+        }
+        None
+    }
+
+    fn read(&self, (fs, node): &Self::File, len: usize, buffer: &mut [u8]) -> bool {
+        fs.read_quietly(&ReadRequest::new(*node, 0, len), buffer) == Ok(len)
+    }
+}
 
 /// What a node is.
 enum Place {
@@ -48,7 +109,29 @@ impl DomainFs {
             members: RwLock::default(),
             sharing: Sharing::new(trust, by_content),
             survey: Mutex::default(),
+            files_ahead: OnceLock::new(),
         }
+    }
+
+    /// Reads the next files of a directory into the kernel's page cache from now on, as
+    /// [`ErofsFs::read_files_ahead`](crate::ErofsFs::read_files_ahead) does. Once.
+    pub(crate) fn read_files_ahead(self: &Arc<Self>, notifier: Notifier) -> io::Result<()> {
+        let ahead = Arc::<FilesAhead>::default();
+        if self.files_ahead.set(Arc::clone(&ahead)).is_ok() {
+            ahead.start(notifier, DomainShelf { fs: Arc::downgrade(self) })?;
+        }
+        Ok(())
+    }
+
+    /// What was read ahead so far.
+    pub(crate) fn ahead_stats(&self) -> AheadStats {
+        self.files_ahead.get().map(|ahead| ahead.stats()).unwrap_or_default()
+    }
+
+    /// Who reads files of this image ahead: of one that is here, unless that is turned off.
+    fn ahead_of(&self, member: &Member) -> Option<&FilesAhead> {
+        let ahead = self.files_ahead.get()?;
+        is_read_ahead(member).then_some(ahead)
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
@@ -87,6 +170,37 @@ impl DomainFs {
             Place::Shared(file) => {
                 file.provider().map(|one| (one.member, one.nid)).ok_or(Errno::STALE)
             }
+        }
+    }
+
+    /// Reads all of a file that was decoded a moment ago.
+    fn read_stash(&self, read: &ReadRequest, buf: &mut [u8]) -> Option<usize> {
+        let content = self.sharing.stash.take(FileId::of(read.node)?)?;
+        let whole = buf.get_mut(..content.len().min(read.len))?;
+        whole.copy_from_slice(content.get(..whole.len())?);
+        if let Some(file) = self.sharing.file(read.node) {
+            file.note_read();
+        }
+        Some(whole.len())
+    }
+
+    /// Reads, of which [`FilesAhead`] is not told.
+    fn read_quietly(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
+        if read.offset == 0
+            && let Some(count) = self.read_stash(read, buf)
+        {
+            return Ok(count);
+        }
+        let (member, nid) = match self.place(read.node)? {
+            Place::Shared(file) => return file.read(read, buf),
+            Place::Own(member, nid) => (member, nid),
+        };
+        let count = member.fs.read(&read.of_node(member.inner(nid)), buf)?;
+        // What was read before others got this node is what was hashed for them, or the image would have
+        // changed; what was read later may not be.
+        match self.sharing.file(read.node) {
+            Some(file) => file.read(read, buf),
+            None => Ok(count),
         }
     }
 
@@ -133,6 +247,31 @@ impl DomainFs {
         }
     }
 
+    /// The node of what may be a regular file, for a listing: 0 if it takes a lookup to tell. `left`: bytes
+    /// of files that may still be compared.
+    fn listed(
+        &self,
+        member: &Arc<Member>,
+        nid: Nid,
+        own: u64,
+        left: &mut u64,
+    ) -> Result<u64, Errno> {
+        let inode = Self::inode(member, nid)?;
+        if inode.file_type != FileType::Regular || inode.size == 0 {
+            return Ok(own);
+        }
+        let node = match self.sharing.peek(member, &inode)? {
+            Some(node) => node,
+            None if inode.size <= COMPARED_MAX.min(*left) => {
+                *left -= inode.size;
+                self.sharing.find(member, &inode)?
+            }
+            None => return Ok(0),
+        };
+        self.sharing.tally(member, node);
+        Ok(node)
+    }
+
     fn lookup_image(&self, name: &[u8]) -> Result<Entry, Errno> {
         if name == FILES.as_bytes() {
             return Ok(Entry { node: FILES_NODE, attr: self.getattr(FILES_NODE)? });
@@ -164,7 +303,16 @@ impl ReadOnlyFs for DomainFs {
         let nid = member.nid(found.node);
         let mut node = member.id(nid).node().ok_or(Errno::NOTSUP)?;
         if FileKind::from_mode(found.attr.mode) == FileKind::Regular && found.attr.size > 0 {
+            let own = node;
             node = self.sharing.resolve(&member, &Self::inode(&member, nid)?)?;
+            if node != own
+                && let Some(ahead) = self.ahead_of(&member)
+            {
+                ahead.note(|siblings| {
+                    siblings.rename(own, node);
+                    None
+                });
+            }
         }
         // Only a crafted image names its root below it.
         if nid == member.image().root() {
@@ -195,10 +343,17 @@ impl ReadOnlyFs for DomainFs {
     }
 
     fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
-        match self.place(read.node)? {
-            Place::Shared(file) => file.read(read, buf),
-            Place::Own(member, nid) => member.fs.read(&read.of_node(member.inner(nid)), buf),
+        if read.offset == 0
+            && let Some(ahead) = self.files_ahead.get()
+        {
+            ahead.note(|siblings| siblings.read(read.node));
         }
+        self.read_quietly(read, buf)
+    }
+
+    fn wants_attributes(&self, node: u64, cookie: u64) -> bool {
+        let ahead = self.files_ahead.get();
+        ahead.is_none_or(|ahead| ahead.ask(|siblings| siblings.wants_attributes(node, cookie)))
     }
 
     fn readdir(
@@ -229,28 +384,34 @@ impl ReadOnlyFs for DomainFs {
         }
         let (member, nid) = self.any(node)?;
         let root = member.image().root();
+        let ahead = self.ahead_of(&member);
+        let (mut files, mut behind, mut all) = (Vec::new(), cookie, true);
+        let mut compared = if member.blobs.is_empty() { COMPARED_BYTES } else { 0 };
         member.fs.readdir(member.inner(nid), cookie, &mut |entry| {
             let nid = member.nid(entry.node);
-            let ino = member.id(nid).node().unwrap_or(0);
+            let own = member.id(nid).node().unwrap_or(0);
             let node = if nid == root {
                 0
             } else if matches!(entry.kind, FileKind::Regular | FileKind::Unknown) {
-                // Not hashed for being listed: a node only if that is certain without.
-                let inode = Self::inode(&member, nid).ok();
-                let node = inode.and_then(|inode| match inode.file_type {
-                    FileType::Regular if inode.size > 0 => {
-                        let node = self.sharing.peek(&member, &inode).ok().flatten();
-                        node.inspect(|node| self.sharing.tally(&member, *node))
-                    }
-                    _ => Some(ino),
-                });
-                node.unwrap_or(0)
+                self.listed(&member, nid, own, &mut compared).unwrap_or(0)
             } else {
-                ino
+                own
             };
-            let ino = if node == 0 { ino } else { node };
-            sink(&DirEntry { node, ino, ..*entry })
-        })
+            let ino = if node == 0 { own } else { node };
+            if !sink(&DirEntry { node, ino, ..*entry }) {
+                all = false;
+                return false;
+            }
+            behind = entry.cookie;
+            if ahead.is_some() && entry.kind == FileKind::Regular {
+                files.push(ino);
+            }
+            true
+        })?;
+        if let Some(ahead) = ahead {
+            ahead.note(|siblings| siblings.listed(node, cookie, &files, (!all).then_some(behind)));
+        }
+        Ok(())
     }
 
     fn getxattr(&self, node: u64, name: &[u8], value: &mut Vec<u8>) -> Result<(), Errno> {

@@ -28,6 +28,7 @@ mod nodes;
 mod shared;
 mod sharing;
 mod sight;
+mod stash;
 mod survey;
 mod view;
 

@@ -9,7 +9,7 @@ use super::content::{Content, GROUP, group};
 use super::member::Member;
 use ferrofs_fuse::{Attr, Errno, ReadOnlyFs, ReadRequest, SPARE_LEN};
 use ferrofs_image::Nid;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A file that has the content.
@@ -28,6 +28,8 @@ pub(crate) struct SharedFile {
     /// Digests of its pieces; `None` where the digests of images are trusted.
     groups: Option<Vec<[u8; 32]>>,
     providers: Mutex<Vec<Provider>>,
+    /// Its beginning was read, so the kernel is likely to have it.
+    read: AtomicBool,
 }
 
 impl SharedFile {
@@ -37,7 +39,14 @@ impl SharedFile {
         attr: Attr,
         groups: Option<Vec<[u8; 32]>>,
     ) -> Self {
-        Self { node, content, attr, groups, providers: Mutex::new(Vec::new()) }
+        Self {
+            node,
+            content,
+            attr,
+            groups,
+            providers: Mutex::new(Vec::new()),
+            read: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Provider>> {
@@ -79,9 +88,22 @@ impl SharedFile {
         self.lock().first().cloned()
     }
 
+    /// Its beginning is read from elsewhere.
+    pub(crate) fn note_read(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its beginning was read before.
+    pub(crate) fn was_read(&self) -> bool {
+        self.read.load(Ordering::Relaxed)
+    }
+
     /// Reads as [`ReadOnlyFs::read`] does.
     pub(crate) fn read(&self, read: &ReadRequest, buf: &mut [u8]) -> Result<usize, Errno> {
         let mut last = Errno::IO;
+        if read.offset == 0 {
+            self.note_read();
+        }
         // At most as often as there are providers: each that fails goes behind the others.
         for _ in 0..self.users() {
             let Some(provider) = self.provider() else { break };

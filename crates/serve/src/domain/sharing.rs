@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which files of a domain are one node: those of equal content and equal attributes.
 //!
-//! Files of a size that nobody else has are never hashed. Others are, before they are shared for the
-//! first time, unless what images say is trusted: a digest in an image only rules out. The word of an
-//! image that is read on demand is taken for what *its own* users will read, and nobody else.
+//! Files of a size that nobody else has are never hashed, nor is the first of a size for itself. Others
+//! are, before they are shared for the first time, unless what images say is trusted: a digest in an image
+//! only rules out. The word of an image that is read on demand is taken for what *its own* users will read,
+//! and nobody else.
 //! Invariants: what was decided of a file stays; only proven content is given to other images; a file
 //! that is not what its image says is never shared.
 
-use super::content::{Content, Proof, claim, sample};
+use super::content::{Algorithm, Content, Proof, WHOLE_MAX, claim, sample};
 use super::member::Member;
 use super::nodes::FileId;
 use super::shared::SharedFile;
+use super::stash::Stash;
 use ferrofs_fuse::{Attr, Errno};
 use ferrofs_image::{Inode, Nid};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -44,6 +46,8 @@ struct Known {
     sample: Arc<OnceLock<[u8; 32]>>,
     /// Its place among all files, in the order in which they were met.
     place: u64,
+    /// The kernel may have something of it in memory.
+    given: bool,
 }
 
 /// A file and its place among all.
@@ -85,7 +89,11 @@ struct State {
     listed: HashSet<u64>,
     /// The nodes of files that share, and of those that never will.
     decided: HashMap<FileId, u64>,
+    /// What is shared, by the name of its content: that by SHA-256 where digests are trusted, else that by
+    /// groups.
     contents: HashMap<(Content, Attributes), Arc<SharedFile>>,
+    /// The names by groups of what images name by SHA-256, as far as that was met.
+    names: HashMap<Content, Content>,
     nodes: HashMap<u64, Arc<SharedFile>>,
 }
 
@@ -96,6 +104,8 @@ pub(crate) struct Sharing {
     /// Attributes do not count.
     by_content: bool,
     state: Mutex<State>,
+    /// What was read for it and may be asked for next.
+    pub(crate) stash: Stash,
     hashed_bytes: AtomicU64,
 }
 
@@ -113,7 +123,8 @@ pub(crate) struct SharingStats {
 
 impl Sharing {
     pub(crate) fn new(trust: bool, by_content: bool) -> Self {
-        Self { trust, by_content, state: Mutex::default(), hashed_bytes: AtomicU64::new(0) }
+        let (state, stash) = (Mutex::default(), Stash::default());
+        Self { trust, by_content, state, stash, hashed_bytes: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,6 +162,7 @@ impl Sharing {
             proof: Arc::default(),
             sample: Arc::default(),
             place: 0,
+            given: false,
         };
         let id = member.id(inode.nid);
         let key = (inode.size, known.attributes);
@@ -216,12 +228,25 @@ impl Sharing {
     pub(crate) fn peek(&self, member: &Arc<Member>, inode: &Inode) -> Result<Option<u64>, Errno> {
         self.note(member, inode)?;
         let id = member.id(inode.nid);
-        let state = self.lock();
+        let mut state = self.lock();
         if let Some(node) = state.decided.get(&id) {
             return Ok(Some(*node));
         }
-        let alone = candidates(&state, id, inode.size).next().is_none();
-        Ok(if alone { id.node() } else { None })
+        if candidates(&state, id, inode.size).next().is_some() {
+            return Ok(None);
+        }
+        // Under the same lock: the next one that is alike finds this one.
+        if let Some(known) = state.files.get_mut(&id) {
+            known.given = true;
+        }
+        Ok(id.node())
+    }
+
+    /// The node that the kernel was given of a file, or may have been.
+    pub(crate) fn given(&self, id: FileId) -> Option<u64> {
+        let state = self.lock();
+        let own = || state.files.get(&id).filter(|known| known.given).and_then(|_| id.node());
+        state.decided.get(&id).copied().or_else(own)
     }
 
     /// The node of a regular file, which is that of its content if it shares.
@@ -238,18 +263,36 @@ impl Sharing {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn find(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
-        if let Some(node) = self.peek(member, inode)? {
-            return Ok(node);
+    /// As [`Sharing::resolve`], for who does not give it to the kernel, or counts that himself.
+    pub(crate) fn find(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
+        let node = self.compare(member, inode)?;
+        let id = member.id(inode.nid);
+        if let Some(shared) = FileId::of(node).filter(|shared| *shared != id) {
+            if self.file(node).is_some_and(|file| file.was_read()) {
+                self.stash.take(id);
+            } else {
+                self.stash.rename(id, shared);
+            }
         }
+        Ok(node)
+    }
+
+    fn compare(&self, member: &Arc<Member>, inode: &Inode) -> Result<u64, Errno> {
+        self.note(member, inode)?;
         let id = member.id(inode.nid);
         let own = id.node().ok_or(Errno::NOTSUP)?;
         let (known, others) = {
-            let state = self.lock();
-            let Some(known) = state.files.get(&id).cloned() else { return Ok(own) };
-            (known, candidates(&state, id, inode.size).collect::<Vec<_>>())
+            let mut state = self.lock();
+            if let Some(node) = state.decided.get(&id) {
+                return Ok(*node);
+            }
+            let others: Vec<_> = candidates(&state, id, inode.size).collect();
+            let Some(known) = state.files.get_mut(&id) else { return Ok(own) };
+            // Whatever becomes of it. Under the same lock: of two that are alike one finds the other.
+            known.given = true;
+            (known.clone(), others)
         };
-        let others = self.alike(&known, id, others);
+        let others = self.alike(&known, id, inode.size, others);
         if others.is_empty() {
             return Ok(own);
         }
@@ -260,8 +303,8 @@ impl Sharing {
         let content = match known.claim {
             Some(claim) if on_demand || self.trust => claim,
             None if !member.has(inode.nid) => return Ok(own),
-            _ => match self.prove(&known, id) {
-                Some(proof) => proof.content,
+            _ => match self.prove(&known, id, self.trust) {
+                Some(proof) => proof.sha256.filter(|_| self.trust).unwrap_or(proof.content),
                 None => return Ok(own),
             },
         };
@@ -275,10 +318,13 @@ impl Sharing {
             }
             let proof = match other.claim {
                 Some(claim) if self.trust && claim == content => None,
-                _ => match self.prove(&other, other_id) {
-                    Some(proof) if proof.content == content => Some(proof),
-                    _ => continue,
-                },
+                _ => {
+                    let by_sha256 = content.algorithm == Algorithm::Sha256;
+                    match self.prove(&other, other_id, by_sha256) {
+                        Some(proof) if proof.is(content) => Some(proof),
+                        _ => continue,
+                    }
+                }
             };
             return self.share((&known, id), (&other, other_id), content, proof.as_deref());
         }
@@ -286,7 +332,7 @@ impl Sharing {
     }
 
     /// Leaves out files of which nothing is known but that they begin or end otherwise.
-    fn alike(&self, known: &Known, id: FileId, mut others: Vec<FileId>) -> Vec<FileId> {
+    fn alike(&self, known: &Known, id: FileId, size: u64, mut others: Vec<FileId>) -> Vec<FileId> {
         let of = |known: &Known, id: FileId| {
             if let Some(sample) = known.sample.get() {
                 return Some(*sample);
@@ -295,7 +341,12 @@ impl Sharing {
             if !known.member.has(id.nid) {
                 return None;
             }
-            let found = sample(&known.member, id.nid).ok()?;
+            let found = if size <= WHOLE_MAX {
+                // What is read whole need not be read again if they are equal.
+                self.prove(known, id, false)?.content.digest
+            } else {
+                sample(&known.member, id.nid).ok()?
+            };
             Some(*known.sample.get_or_init(|| found))
         };
         others.retain(|other_id| {
@@ -314,6 +365,7 @@ impl Sharing {
     /// Puts a file to those that have its content, if there are some.
     fn join(&self, known: &Known, id: FileId, content: Content) -> Option<u64> {
         let mut state = self.lock();
+        let content = state.names.get(&content).copied().unwrap_or(content);
         let file = Arc::clone(state.contents.get(&(content, known.attributes))?);
         // Else its image has just left.
         state.files.get(&id)?;
@@ -322,31 +374,35 @@ impl Sharing {
         Some(file.node)
     }
 
-    /// Hashes a file, if nobody has.
-    fn prove(&self, known: &Known, id: FileId) -> Option<Arc<Proof>> {
+    /// Hashes a file, if nobody has; also by SHA-256 if that is wanted, or there is a claim to be checked.
+    fn prove(&self, known: &Known, id: FileId, sha256: bool) -> Option<Arc<Proof>> {
         let mut proven = known.proof.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*proven {
-            Proven::Yes(proof) => return Some(Arc::clone(proof)),
+        let before = match &*proven {
+            Proven::Yes(proof) if proof.sha256.is_some() || !sha256 => {
+                return Some(Arc::clone(proof));
+            }
+            Proven::Yes(proof) => Some(proof.content),
             Proven::Never => return None,
-            Proven::Unknown => {}
-        }
+            Proven::Unknown => None,
+        };
+        let sha256 = sha256 || known.claim.is_some();
         let (member, nid) = (&known.member, id.nid);
         let proof = member
             .image()
             .inode(nid)
             .and_then(|inode| member.fs.engine().open(&inode))
-            .and_then(|file| Proof::of(&member.fs, &file));
+            .and_then(|file| Proof::of(&member.fs, &file, sha256));
         match proof {
-            Ok(proof) => {
+            Ok((proof, content)) => {
                 self.hashed_bytes.fetch_add(proof.content.size, Ordering::Relaxed);
                 member.hashed_bytes.fetch_add(proof.content.size, Ordering::Relaxed);
-                if known.claim.is_some_and(|claim| claim != proof.content) {
+                if known.claim.is_some_and(|claim| !proof.is(claim)) {
                     member.report_lie(nid, "its digest in the image is not that of its content");
                     *proven = Proven::Never;
                     self.keep_alone(id);
                     return None;
                 }
-                if !member.is_unchanged() {
+                if !member.is_unchanged() || before.is_some_and(|before| before != proof.content) {
                     // What the kernel has of it may be older than what was hashed.
                     member.report_lie(nid, "the image was changed while it was mounted");
                     *proven = Proven::Never;
@@ -355,6 +411,9 @@ impl Sharing {
                 }
                 let proof = Arc::new(proof);
                 *proven = Proven::Yes(Arc::clone(&proof));
+                if let Some(content) = content {
+                    self.stash.put(id, content);
+                }
                 Some(proof)
             }
             // Another time it may be readable: nothing is remembered.
@@ -392,13 +451,17 @@ impl Sharing {
         if !state.files.contains_key(&id) || !state.files.contains_key(&other_id) {
             return Ok(own);
         }
-        let key = (content, known.attributes);
+        let name = proof.filter(|_| !self.trust).map_or(content, |proof| proof.content);
+        if name != content {
+            state.names.insert(content, name);
+        }
+        let key = (name, known.attributes);
         let file = match state.contents.get(&key) {
             Some(file) => Arc::clone(file),
             None if state.decided.contains_key(&other_id) => return Ok(own),
             None => {
                 let groups = proof.map(|proof| proof.groups.clone());
-                let file = Arc::new(SharedFile::new(node, content, attr, groups));
+                let file = Arc::new(SharedFile::new(node, name, attr, groups));
                 file.add(&other.member, other_id.nid);
                 state.decided.insert(other_id, node);
                 state.contents.insert(key, Arc::clone(&file));
@@ -408,13 +471,19 @@ impl Sharing {
         };
         file.add(&known.member, id.nid);
         state.decided.insert(id, file.node);
+        // Its node is the kernel's now, whether or not anybody has asked for it by its own name.
+        if let Some(other) = state.files.get_mut(&other_id) {
+            other.given = true;
+        }
         Ok(file.node)
     }
 
     /// Forgets an image that nobody uses any more. What others share with it stays theirs.
     pub(crate) fn remove(&self, slot: u16) {
+        self.stash.forget(slot);
         let mut state = self.lock();
-        let State { alike, files, decided, contents, nodes, places, listed, .. } = &mut *state;
+        let State { alike, files, decided, contents, names, nodes, places, listed, .. } =
+            &mut *state;
         files.retain(|id, _| id.slot != slot);
         places.retain(|_, id| id.slot != slot);
         listed.retain(|node| FileId::of(*node).is_some_and(|id| id.slot != slot));
@@ -430,6 +499,8 @@ impl Sharing {
             }
             !is_over
         });
+        let left: HashSet<_> = contents.keys().map(|(content, _)| *content).collect();
+        names.retain(|_, name| left.contains(name));
     }
 
     /// What one image shares. What is hashed and what differs is not counted.
@@ -478,14 +549,18 @@ impl Sharing {
     }
 }
 
-/// Files that may be equal to `id`: alike, and not said to be other.
+/// Files that may be equal to `id`: alike, and not said to be other. One whose bytes are here is compared
+/// with those only that the kernel has been given: any other is compared with it when it is its turn.
 fn candidates(state: &State, id: FileId, size: u64) -> impl Iterator<Item = FileId> {
     let own = state.files.get(&id);
     let alike = own.and_then(|own| state.alike.get(&(size, own.attributes)));
     let claim = own.and_then(|own| own.claim);
-    alike.map(Vec::as_slice).unwrap_or_default().iter().copied().filter(move |other| {
-        let said = || state.files.get(other).and_then(|other| other.claim);
-        *other != id && (claim.is_none() || said().is_none_or(|said| claim == Some(said)))
+    let on_demand = own.is_some_and(|own| !own.member.blobs.is_empty());
+    alike.map(Vec::as_slice).unwrap_or_default().iter().copied().filter(move |other_id| {
+        let Some(other) = state.files.get(other_id) else { return false };
+        *other_id != id
+            && (on_demand || other.given)
+            && (claim.is_none() || other.claim.is_none_or(|said| claim == Some(said)))
     })
 }
 

@@ -11,6 +11,7 @@ use super::message::Mechanism;
 use crate::control::{Listener, Shared, SharingSnapshot};
 use crate::server::duties;
 use crate::service::{Duties, Service};
+use crate::siblings::ahead::AheadStats;
 use crate::{Error, FuseOptions, MountOptions, Result, lazy};
 use ferrofs_fuse::Session;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,11 @@ impl Sight {
         let fail = |error| Error::Io { doing: "start a thread", error };
         let service = Service::start(shared, duties).map_err(fail)?;
         Ok(Seen { _service: service, metrics, notes })
+    }
+
+    /// What was put into the kernel's page cache before it was asked for, of all images together.
+    pub(crate) fn ahead_stats(&self) -> AheadStats {
+        self.fs.ahead_stats()
     }
 
     /// What the image shares now.

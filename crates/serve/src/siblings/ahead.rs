@@ -5,8 +5,9 @@
 //! again to whoever asks; one row of files waits at most, and a newer one replaces it.
 
 use super::{Row, Siblings};
+use crate::nid_of;
 use ferrofs_engine::{Engine, Hint, OpenFile, Request};
-use ferrofs_fuse::Notifier;
+use ferrofs_fuse::{Notifier, SPARE_LEN};
 use ferrofs_image::Nid;
 use std::io::{self, IoSliceMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 const FILE_MAX: u64 = 1 << 20;
 /// Bytes of a row.
 const ROW_BYTES_MAX: u64 = 4 << 20;
-/// Room behind a file, for decoding in place.
-const ROOM: usize = 12 << 10;
 /// Files that the kernel turned out not to have, after which the rest of a row is left alone.
 const UNKNOWN_MAX: u32 = 4;
 
@@ -44,20 +43,35 @@ struct State {
     closed: bool,
 }
 
-/// What the thread reads with.
-pub(crate) struct Reader {
+/// Where the thread finds files, by nodes of the session.
+pub(crate) trait Shelf: Send {
+    /// A file found.
+    type File;
+
+    /// The file and its length, if it is to be read ahead.
+    fn find(&self, node: u64) -> Option<(Self::File, u64)>;
+
+    /// Reads all of it to the begin of `buffer`, which has [`SPARE_LEN`] bytes more; whether that worked.
+    fn read(&self, file: &Self::File, len: usize, buffer: &mut [u8]) -> bool;
+}
+
+/// The files of one image.
+pub(crate) struct ImageShelf {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) notifier: Notifier,
-    /// From nodes to nids.
-    pub(crate) nid_of: Box<dyn Fn(u64) -> Nid + Send>,
+    /// The root's node is none of a nid.
+    pub(crate) root: Nid,
 }
 
 impl FilesAhead {
     /// Starts the thread, which ends after [`FilesAhead::close`].
-    pub(crate) fn start(self: &Arc<Self>, reader: Reader) -> io::Result<()> {
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        notifier: Notifier,
+        shelf: impl Shelf + 'static,
+    ) -> io::Result<()> {
         let ahead = Arc::clone(self);
         let thread = std::thread::Builder::new().name(String::from("ferrofs-ahead"));
-        thread.spawn(move || ahead.run(&reader)).map(drop)
+        thread.spawn(move || ahead.run(&notifier, &shelf)).map(drop)
     }
 
     pub(crate) fn close(&self) {
@@ -91,8 +105,8 @@ impl FilesAhead {
         ask(&self.state().siblings)
     }
 
-    fn run(&self, reader: &Reader) {
-        reader.notifier.companions().join();
+    fn run(&self, notifier: &Notifier, shelf: &impl Shelf) {
+        notifier.companions().join();
         let mut buffer = Vec::new();
         let mut state = self.state();
         while !state.closed {
@@ -101,12 +115,12 @@ impl FilesAhead {
                 continue;
             };
             drop(state);
-            self.read(reader, &row, &mut buffer);
+            self.read(notifier, shelf, &row, &mut buffer);
             state = self.state();
         }
     }
 
-    fn read(&self, reader: &Reader, row: &Row, buffer: &mut Vec<u8>) {
+    fn read(&self, notifier: &Notifier, shelf: &impl Shelf, row: &Row, buffer: &mut Vec<u8>) {
         let (mut bytes, mut unknown) = (0_u64, 0);
         for &(index, node) in &row.files {
             let state = self.state();
@@ -118,13 +132,22 @@ impl FilesAhead {
                 continue;
             }
             drop(state);
-            let Some(file) = reader.open(node) else { continue };
-            bytes = bytes.saturating_add(file.size());
+            let Some((file, size)) = shelf.find(node) else { continue };
+            if size == 0 || size > FILE_MAX {
+                continue;
+            }
+            bytes = bytes.saturating_add(size);
             if bytes > ROW_BYTES_MAX || unknown >= UNKNOWN_MAX {
                 break;
             }
-            let Some(data) = reader.content(&file, buffer) else { continue };
-            match reader.notifier.store(node, 0, data) {
+            let Ok(len) = usize::try_from(size) else { continue };
+            if buffer.len() < len + SPARE_LEN {
+                buffer.resize(len + SPARE_LEN, 0);
+            }
+            if !shelf.read(&file, len, buffer) {
+                continue;
+            }
+            match notifier.store(node, 0, &buffer[..len]) {
                 Ok(stored) => {
                     self.files.fetch_add(1, Ordering::Relaxed);
                     self.bytes.fetch_add(stored as u64, Ordering::Relaxed);
@@ -135,23 +158,21 @@ impl FilesAhead {
     }
 }
 
-impl Reader {
-    /// The file, if it is worth it.
-    fn open(&self, node: u64) -> Option<OpenFile> {
-        let inode = self.engine.image().inode((self.nid_of)(node)).ok()?;
-        if inode.size == 0 || inode.size > FILE_MAX {
+impl Shelf for ImageShelf {
+    type File = OpenFile;
+
+    fn find(&self, node: u64) -> Option<(OpenFile, u64)> {
+        let inode = self.engine.image().inode(nid_of(node, self.root)).ok()?;
+        if inode.size > FILE_MAX {
             return None;
         }
-        self.engine.open(&inode).ok()
+        let file = self.engine.open(&inode).ok()?;
+        Some((file, inode.size))
     }
 
-    fn content<'b>(&self, file: &OpenFile, buffer: &'b mut Vec<u8>) -> Option<&'b [u8]> {
-        let len = usize::try_from(file.size()).ok()?;
-        if buffer.len() < len + ROOM {
-            buffer.resize(len + ROOM, 0);
-        }
+    fn read(&self, file: &OpenFile, len: usize, buffer: &mut [u8]) -> bool {
         let request = Request { len, hint: Hint::Readahead, ..Request::default() };
         let report = self.engine.read(file, &request, &mut [IoSliceMut::new(buffer)]);
-        (report.into_result().ok()? == len).then(|| &buffer[..len])
+        report.into_result().is_ok_and(|count| count == len)
     }
 }

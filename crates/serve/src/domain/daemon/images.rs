@@ -50,10 +50,17 @@ impl Domain {
         for other in &members {
             other.give_cache(cache_bytes);
         }
+        // Who decodes is started by who reads first, which may be where it follows its reader.
+        let companions = self.session.notifier().companions();
+        member.fs.engine().begin_workers_with(move || companions.join());
         if member.blobs.is_empty() {
             survey::count(&self.fs, &member);
-        } else if !members.is_empty() {
-            survey::wait(&member);
+        } else {
+            // Those who fetch start threads.
+            self.session.stop_following();
+            if !members.is_empty() {
+                survey::wait(&member);
+            }
         }
         self.fs.add(Arc::clone(&member));
         let is_view = self.spec.mechanism == Mechanism::Passthrough;
