@@ -67,6 +67,7 @@ class Store:
 
     def __init__(self, path):
         self.path, self.state, self.descriptors = path, b"", []
+        self.taken = threading.Event()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
@@ -89,6 +90,7 @@ class Store:
         for _, _, packed in extra:
             found.frombytes(packed[: len(packed) - len(packed) % found.itemsize])
         self.state, self.descriptors = data, list(found)
+        self.taken.set()
 
     def give(self, peer):
         socket.send_fds(peer, [self.state], self.descriptors)
@@ -122,7 +124,7 @@ class SupervisedMount(NydusMount):
         self.store = Store(os.path.join(self.sockets, "store"))
         super().__enter__()
         self.ask(1, "PUT", f"{API}/fuse/sendfd")
-        if not self.store.descriptors:
+        if not self.store.taken.wait(WAIT_S) or not self.store.descriptors:
             raise BenchError("nydusd left no descriptor with its supervisor")
         return self
 
