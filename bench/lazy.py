@@ -149,11 +149,28 @@ class Bench:
 
     def warm(self, free, methods):
         """What is there, by each method and by the kernel from the image itself, in turn."""
-        large, whole, pages = warm(self.image.files)
+        _, whole, _ = warm(self.image.files)
         harness.fault_in(self.image.path)
         cache = os.path.join(self.scratch, "cache.warm")
-        with self.lazy(free, "fuse", cache) as mount:
+        for state in "in part", "complete":
+            self.fill(free, cache, whole, state)
+            self.warm_in(free, methods, cache, state)
+
+    def fill(self, free, cache, whole, state):
+        """Has a cache the large files, or everything."""
+        more = ["--prefetch", "all"] if state == "complete" else []
+        with self.lazy(free, "fuse", cache, more) as mount:
             read_all(mount.folder, whole, 4)
+            while state == "complete":
+                words = [self.image.ferrofs, "ctl", mount.folder, "stats", "--json"]
+                stats = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
+                if stats["store"]["present_bytes"] >= self.image.size:
+                    break
+                time.sleep(0.1)
+
+    def warm_in(self, free, methods, cache, state):
+        """With a cache in a state."""
+        large, whole, pages = warm(self.image.files)
         best = {}
         kernel = Mount(self.image.ferrofs, ["--kernel", self.image.path], os.path.join(self.scratch, "mnt"))
         for _ in range(self.options.rounds):
@@ -168,19 +185,19 @@ class Bench:
                             key = (method, what)
                             best[key] = max(best.get(key, 0), rate)
                 except BenchError as error:
-                    say(f"warm {method}: left out: {error}")
+                    say(f"warm, {state}, {method}: left out: {error}")
         for (method, what), rate in best.items():
-            self.note("warm", method, f"{what}, MB/s", rate)
+            self.note(f"warm, {state}", method, f"{what}, MB/s", rate)
             if method != "kernel":
                 goal = GOALS["warm"] if method != "fuse" else None
                 base = best["kernel", what]
-                self.note("warm", method, f"{what}, of the kernel's", rate / base, goal, lambda f, g: f >= g)
+                self.note(f"warm, {state}", method, f"{what}, of the kernel's", rate / base, goal, lambda f, g: f >= g)
 
     def run(self):
         say(f"image: {self.image.size / 1e6:.0f} MB, {len(self.image.files)} files")
-        methods = self.options.methods.split(",")
+        methods, cases = self.options.methods.split(","), self.options.cases.split(",")
         with Origin(self.options.origin, self.folder) as origin:
-            for method in methods:
+            for method in methods if "first" in cases else []:
                 with left_out("first", method):
                     self.first(origin, method)
             crowd = None
@@ -188,13 +205,16 @@ class Bench:
                 crowd = crowd or reads[:400]
                 for method in methods:
                     with left_out(name, method):
-                        self.part(origin, method, name, reads, needed)
-                        self.trace(origin, method, name, reads, needed)
-            for method in methods:
+                        if "part" in cases:
+                            self.part(origin, method, name, reads, needed)
+                        if "trace" in cases:
+                            self.trace(origin, method, name, reads, needed)
+            for method in methods if "crowd" in cases else []:
                 with left_out("crowd", method):
                     self.crowd(origin, method, crowd)
-        with Origin(self.options.origin, self.folder, 0, 0) as free:
-            self.warm(free, methods)
+        if "warm" in cases:
+            with Origin(self.options.origin, self.folder, 0, 0) as free:
+                self.warm(free, methods)
 
 
 @contextlib.contextmanager
@@ -216,7 +236,8 @@ def main():
     parser.add_argument("--tree", default="/usr", help="where files come from")
     parser.add_argument("--size", type=int, default=2400, help="MiB of files [2400: an image of 1 GB]")
     parser.add_argument("--codec", default="lz4hc")
-    parser.add_argument("--methods", default="fuse,fuse-file")
+    parser.add_argument("--methods", default="fuse,fuse-file,fanotify")
+    parser.add_argument("--cases", default="first,part,trace,crowd,warm")
     parser.add_argument("--readers", type=int, default=8, help="threads that read 5 %%")
     parser.add_argument("--rounds", type=int, default=3, help="of the warm case; the best counts")
     parser.add_argument("--out", help="a file for the figures, as JSON")
