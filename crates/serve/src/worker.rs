@@ -10,7 +10,7 @@ use crate::handover::{
 };
 use crate::keeper::marks::{self, Instance, Marks};
 use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
-use crate::prefetch::{Ahead, Recording};
+use crate::prefetch::{self, Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
@@ -192,6 +192,7 @@ impl Work<'_> {
             mounted
         } else {
             let primary = devices.first().ok_or(Error::Answer)?;
+            prefetch::all_metadata(&self.blobs);
             lazy::complete(self.fs.engine().image(), primary, &self.plan.files().image)?;
             for device in devices {
                 let KernelFiles { data, map, lock } = device.blob().kernel_files()?;
