@@ -155,7 +155,7 @@ impl LazySpec {
     /// Finds the image and opens it; no more of it is fetched than that takes, and what of its
     /// metadata comes first.
     pub(crate) fn open(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
-        let opened = self.open_image(patience, policy, HEAD_LEN)?;
+        let opened = self.open_image(patience, policy, false)?;
         if self.prefetch != PrefetchWhat::None {
             prefetch::metadata(&opened.blobs);
         }
@@ -163,12 +163,12 @@ impl LazySpec {
     }
 
     /// As [`LazySpec::open`], beside images that are likely to have content in common with it: nothing
-    /// is fetched ahead.
+    /// is fetched ahead, and all of its primary device left out of guesses.
     pub(crate) fn open_beside(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
-        self.open_image(patience, policy, HEAD_LEN_BESIDE)
+        self.open_image(patience, policy, true)
     }
 
-    fn open_image(&self, patience: Patience, policy: Policy, head_len: u64) -> Result<LazyImage> {
+    fn open_image(&self, patience: Patience, policy: Policy, beside: bool) -> Result<LazyImage> {
         let folder = self.cache_folder();
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent)
@@ -188,7 +188,8 @@ impl LazySpec {
         };
         let cancel = Cancel::new();
         let demand = Demand { deadline, cancel: Some(cancel.clone()), ..Demand::default() };
-        let opening = Opening { spec: self, opener, found, demand, policy, head_len };
+        let head_len = if beside { HEAD_LEN_BESIDE } else { HEAD_LEN };
+        let opening = Opening { spec: self, opener, found, demand, policy, head_len, beside };
         let image = opening.image()?;
         Ok(LazyImage { whence: Some(Whence { found: opening.found, limits }), cancel, ..image })
     }
@@ -227,6 +228,7 @@ struct Opening<'a> {
     demand: Demand,
     policy: Policy,
     head_len: u64,
+    beside: bool,
 }
 
 impl Opening<'_> {
@@ -241,6 +243,10 @@ impl Opening<'_> {
 
     fn image(&self) -> Result<LazyImage> {
         let primary = self.blob(&self.found.primary()?, self.head_len)?;
+        if self.beside {
+            // Not even by the reads that open it, until it is known what others have.
+            primary.leave_out(std::slice::from_ref(&(0..primary.size())));
+        }
         let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
         let patience = Demand::soft(OPEN_TIME);
         match primary.ensure(0..self.head_len.min(primary.size()), &patience) {

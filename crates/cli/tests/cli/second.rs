@@ -26,7 +26,7 @@ fn table(image: &Path) -> PathBuf {
 /// Fills a folder with many small files, whose metadata is the most of them.
 fn many_small(folder: &Path) {
     std::fs::create_dir(folder).unwrap();
-    for number in 0..4000 {
+    for number in 0..1500 {
         std::fs::write(folder.join(format!("small{number:05}")), format!("{number}\n")).unwrap();
     }
 }
@@ -70,7 +70,7 @@ fn the_second_image_sends_what_is_new_and_five_percent() {
     let ledger = origin.ledger();
     let content = new.len() as u64 * 60_000_u64.next_multiple_of(4096);
     let sent = ledger.bytes_sent_of("/b.erofs");
-    // Before it is known what is new, up to a second's reading of metadata may come of the image itself.
+    // Besides: the superblock, and what of metadata is not in the copy.
     assert!(sent >= content && sent * 100 <= content * 105, "{sent} bytes for {content}");
     let requests = ledger.entries().iter().filter(|entry| entry.target == "/b.erofs").count();
     assert!(requests < 100, "{requests} requests for {} files", new.len());
@@ -108,7 +108,7 @@ fn metadata_comes_compressed_and_only_if_it_is_right() {
     // No copy: all is had from the image.
     std::fs::write(table(&image), &whole[..at]).unwrap();
     let without = listed(&scratch, &origin, &pin, "without").unwrap();
-    assert!(with + 150_000 < without, "{with} bytes with a copy, {without} without");
+    assert!(with + 50_000 < without, "{with} bytes with a copy, {without} without");
     // One that is cut off, and one of bytes that are no copy.
     std::fs::write(table(&image), &whole[..whole.len() - 100]).unwrap();
     listed(&scratch, &origin, &pin, "cut").unwrap();
@@ -127,7 +127,7 @@ fn metadata_comes_compressed_and_only_if_it_is_right() {
         }
     }
     std::fs::create_dir(other.join("many")).unwrap();
-    for number in 0..4000 {
+    for number in 0..1500 {
         let name = format!("other{number:05}");
         std::fs::write(other.join("many").join(name), format!("{number}\n")).unwrap();
     }

@@ -29,12 +29,11 @@ const ENTRIES_MAX: u32 = 1 << 24;
 const METADATA_TIME: Duration = Duration::from_secs(5);
 
 /// Has nothing guessed of an image whose files are not known yet, if its digests will tell what others
-/// have.
+/// have; else lets it guess.
 pub(crate) fn wait(member: &Member) {
-    if has_digests(member) {
-        for blob in &member.blobs {
-            blob.leave_out(from_ref(&(0..blob.size())));
-        }
+    for blob in &member.blobs {
+        let left_out = if has_digests(member) { blob.size() } else { 0 };
+        blob.leave_out(from_ref(&(0..left_out)));
     }
 }
 

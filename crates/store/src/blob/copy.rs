@@ -96,7 +96,7 @@ impl<'a> CopySink<'a> {
         let grains = grains_of(range);
         let behind = claims.iter().position(|lead| lead.range().start >= grains.end);
         let mut mine: Vec<Lead<'a>> = claims.drain(..behind.unwrap_or(claims.len())).collect();
-        let runs: Vec<Range<u64>> = blob.map.bits().runs(grains.clone(), false).collect();
+        let runs: Vec<Range<u64>> = blob.map.bits().runs(grains, false).collect();
         // What others have claimed they fetch.
         mine.extend(runs.into_iter().flat_map(|run| blob.flights.claim_free(run)));
         for lead in &mine {
