@@ -150,7 +150,7 @@ fn a_reader_passes_a_prefetch_that_is_under_way() {
     slow.origin = Origin::with(vec![], source.clone(), config, limits, clock);
     let blob = cache.blob(slow).unwrap();
     // Who is not known to give parts is not asked anew for a reader: all would come for him.
-    read(&blob, 0, 10).unwrap();
+    read(&blob, 500_000, 10).unwrap();
     let before = source.requests.load(Ordering::Relaxed);
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
