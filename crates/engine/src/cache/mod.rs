@@ -196,10 +196,13 @@ impl Caches {
         let first = range.start;
         let get = |page| self.pages.get(&PageKey { extent: *key, phase, page });
         let pages: Option<Vec<_>> = range.map(get).collect();
-        // The last page of an extent is short, so all of what is wanted must really be in it.
         let pages = pages?;
-        let last = page_bytes(phase, first + pages.len() as u32 - 1);
-        let enough = pages.last().is_some_and(|page| last.start + page.len() >= wanted.end);
+        // The last page of an extent is short, and files have more or less of one pcluster: all of what
+        // is wanted must really be there.
+        let enough = (first..).zip(&pages).all(|(page, bytes)| {
+            let at = page_bytes(phase, page);
+            at.start + bytes.len() >= at.end.min(wanted.end)
+        });
         enough.then_some(Hit::Pages { phase, first, pages })
     }
 

@@ -59,6 +59,21 @@ fn a_short_prefix_is_not_enough() {
     assert!(caches.find(&key(0), 0, &(50..101)).is_none());
 }
 
+/// Of a pcluster one file has more than another; the page in which the shorter one ends is in the middle
+/// of the other.
+#[test]
+fn a_short_page_in_the_middle_is_not_enough() {
+    let caches = Caches::new(1 << 20, Strategy::Split);
+    for (len, page) in [(PAGE + 1000, 1), (PAGE * 3, 2)] {
+        let key = PageKey { extent: key(0), phase: 0, page };
+        caches.keep_page(key, &decoded(&caches, len, 1));
+    }
+    let wanted = PAGE + 500..PAGE * 2 + 100;
+    assert!(caches.find(&key(0), 0, &wanted).is_none());
+    assert!(caches.find(&key(0), 0, &(PAGE + 500..PAGE + 1000)).is_some());
+    assert!(caches.find(&key(0), 0, &(PAGE * 2..PAGE * 3)).is_some());
+}
+
 #[test]
 fn hot_pages_outlive_their_extent() {
     let caches = Caches::new(1 << 20, Strategy::Disabled);

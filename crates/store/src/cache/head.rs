@@ -35,7 +35,7 @@ impl Head {
             priority: demand.priority,
             ..FetchContext::default()
         };
-        let work = move || gather_head(&origin, len, &context).ok();
+        let work = move || gather_head(&origin, len, &context).ok().map(|head| head.bytes);
         std::thread::Builder::new().name(String::from("head")).spawn(work).ok().map(Self)
     }
 

@@ -2,7 +2,7 @@
 //! A table somewhere else, of which only the head is here at first.
 
 use super::build::verify;
-use super::gather::{gather, gather_head};
+use super::gather::{Gathered, gather, gather_head};
 use super::pages::Page;
 use super::shelf::Shelf;
 use super::{Geometry, Head, Layout, PAGE_LEN, PageCache, Pin, TableError};
@@ -69,6 +69,8 @@ struct Counters {
     fetched_bytes: AtomicU64,
     requests: AtomicU64,
     mismatches: AtomicU64,
+    /// Bytes of the table's file, as was told with what of it was fetched; 0: nobody told.
+    file_len: AtomicU64,
 }
 
 impl Counters {
@@ -79,9 +81,7 @@ impl Counters {
         context: &FetchContext,
     ) -> Result<Vec<u8>, FetchError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let bytes = gather(source, range, context)?;
-        self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(bytes)
+        gather(source, range, context).map(|gathered| self.note(gathered))
     }
 
     fn fetch_head(
@@ -90,9 +90,13 @@ impl Counters {
         context: &FetchContext,
     ) -> Result<Vec<u8>, FetchError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let bytes = gather_head(source, HEAD_GUESS, context)?;
+        gather_head(source, HEAD_GUESS, context).map(|gathered| self.note(gathered))
+    }
+
+    fn note(&self, Gathered { bytes, total }: Gathered) -> Vec<u8> {
         self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(bytes)
+        self.file_len.store(total.unwrap_or(0), Ordering::Relaxed);
+        bytes
     }
 }
 
@@ -110,15 +114,12 @@ impl Table {
         let TableOptions { blob_size, shelf, pages } = options;
         let counters = Counters::default();
         let shelved = shelf.as_ref().and_then(|shelf| shelved_head(&pin, shelf.as_ref()));
-        let (head, more, total) = if let Some(head) = shelved {
-            (head, vec![], None)
-        } else {
-            let (head, more) = fetch_head(&pin, source.as_ref(), blob_size, context, &counters)?;
-            // Came with the head, if the source tells it at all.
-            (head, more, source.identity(context).ok().map(|identity| identity.size))
+        let (head, more) = match shelved {
+            Some(head) => (head, vec![]),
+            None => fetch_head(&pin, source.as_ref(), blob_size, context, &counters)?,
         };
-        let len = head.layout().len();
-        let copy = total.filter(|total| *total > len).map(|total| len..total);
+        let behind = head.layout().len()..counters.file_len.load(Ordering::Relaxed);
+        let copy = Some(behind).filter(|behind| !behind.is_empty());
         let found = head.layout().blob_size();
         if let Some(expected) = blob_size
             && expected != found
