@@ -192,7 +192,8 @@ fn limits_hold_and_readers_get_their_bytes() {
     let blob = cache.blob(spec(&source)).unwrap();
     for at in (0..4 << 20).step_by(65536) {
         assert_eq!(read(&blob, at as u64, 65536).unwrap(), source.bytes[at..at + 65536]);
-        assert!(disk_bytes(folder.path()) <= 512 << 10 && cache.stats().used_bytes <= 512 << 10);
+        assert!(disk_bytes(folder.path()) <= (512 << 10) + INDEX_BLOCK);
+        assert!(cache.stats().used_bytes <= 512 << 10);
     }
     assert!(blob.stats().evicted_bytes > 0);
     // Without eviction of ranges: from memory.
@@ -206,6 +207,9 @@ fn limits_hold_and_readers_get_their_bytes() {
     assert_eq!(kept.stats().evicted_bytes, 0);
     assert!(cache.stats().used_bytes <= 512 << 10);
 }
+
+/// ext4 counts the block in which it notes where the runs of a file lie, once they are more than four.
+const INDEX_BLOCK: u64 = 4096;
 
 /// What `du` would say of the data files below a folder.
 fn disk_bytes(folder: &std::path::Path) -> u64 {
@@ -237,7 +241,7 @@ fn processes_share_one_limit() {
         for at in (0..4 << 20).step_by(65536) {
             let got = read(&blobs[which], at as u64, 65536).unwrap();
             assert_eq!(got, sources[which].bytes[at..at + 65536]);
-            assert!(disk_bytes(folder.path()) <= MAX);
+            assert!(disk_bytes(folder.path()) <= MAX + 2 * INDEX_BLOCK);
             assert!(one.stats().used_bytes <= MAX && two.stats().used_bytes <= MAX);
         }
     };

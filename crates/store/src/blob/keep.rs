@@ -10,7 +10,6 @@ use crate::stats::count;
 use crate::{FetchContext, StoreError, Table};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -43,7 +42,7 @@ impl BlobInner {
             let part = bytes_of(&run, self.size);
             let from = (part.start - range.start) as usize;
             let to = (part.end - range.start) as usize;
-            self.files.data.write_all_at(&bytes[from..to], part.start)?;
+            self.files.write(&bytes[from..to], part.start)?;
             // After the write: a reader that sees the bits reads the bytes.
             bits.set(run.clone());
             lock(&self.dirty).add(run);

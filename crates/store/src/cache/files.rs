@@ -12,11 +12,12 @@ use crate::log::{self, Log, Runs};
 use crate::map::{Map, MapState};
 use crate::{Demand, FileShelf, Shelf, StoreError};
 use ferrofs_linux::ofd::{self, OfdLock};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LOG_PATIENCE: Duration = Duration::from_secs(120);
 /// A mount that is gone has its keeper for a moment yet.
 const KERNEL_PATIENCE: Duration = Duration::from_secs(2);
+/// Blocks are found beforehand for so many bytes at least: for fewer that costs more than it saves.
+const ALLOCATE_MIN: usize = 64 << 10;
 /// What a `meta` may have.
 const META_MAX: usize = 64 << 10;
 
@@ -109,6 +112,8 @@ pub(crate) struct Files {
     pub(crate) folder: Dir,
     pub(crate) data: File,
     pub(crate) lock: File,
+    /// Blocks are found before they are written ([`Files::write`]).
+    allocates: bool,
 }
 
 pub(super) struct Opened {
@@ -212,7 +217,10 @@ impl Files {
                 };
                 drop(opening);
                 let lock = lock.try_clone()?;
-                Ok(Some(Opened { files: Self { folder, data, lock }, map, log, dirty }))
+                // Each allocation of a file about which the kernel asks would be a question more.
+                let allocates = how.writes && is_cheap_to_allocate(&data);
+                let files = Self { folder, data, lock, allocates };
+                Ok(Some(Opened { files, map, log, dirty }))
             };
             match files() {
                 Ok(Some(opened)) => {
@@ -236,6 +244,18 @@ impl Files {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Writes bytes of the blob where there are none yet. Their blocks are found first, all by one
+    /// call: promising them page by page takes the file system as long as copying the bytes
+    /// (docs/performance.md, "On demand").
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.allocates && bytes.len() >= ALLOCATE_MIN {
+            // What fails here, a full disk above all, fails again when it is written.
+            let flags = FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&self.data, flags, offset, bytes.len() as u64).unwrap_or(());
+        }
+        self.data.write_all_at(bytes, offset)
     }
 
     /// Takes the lock of the log; waits for it.
@@ -293,6 +313,14 @@ impl Files {
     pub(crate) fn touch(&self) {
         self.lock.set_modified(std::time::SystemTime::now()).unwrap_or(());
     }
+}
+
+/// Whether the file system finds many blocks as fast as one, and writes nothing into them (tmpfs
+/// would clear its pages).
+fn is_cheap_to_allocate(file: &File) -> bool {
+    const EXT4: u32 = 0xef53;
+    const XFS: u32 = 0x5846_5342;
+    rustix::fs::fstatfs(file).is_ok_and(|stat| matches!(stat.f_type as u32, EXT4 | XFS))
 }
 
 /// Where parts of the digest table of the blob in this folder are kept.
