@@ -6,7 +6,8 @@
 
 use crate::lazy::LazyDevice;
 use ferrofs_fuse::{
-    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, StatFs,
+    Attr, DirEntry, Entry, Errno, FileKind, ROOT_NODE, ReadOnlyFs, ReadRequest, SessionConfig,
+    StatFs,
 };
 use ferrofs_image::ReadAt;
 
@@ -21,9 +22,13 @@ pub(crate) struct DeviceFiles {
     devices: Vec<(LazyDevice, u64)>,
 }
 
-/// How far the kernel reads ahead in a device. EROFS asks for what it needs in large pieces by
-/// itself; what the page cache adds to that are bytes of other files, which nobody may ever want.
-pub(crate) const READAHEAD: u32 = 128 << 10;
+/// What is special about a session that serves them. EROFS asks for the file data it needs in large
+/// pieces, and keeps what it decodes in its own page cache: another page cache below would hold the same
+/// encoded, copy it once more, and read ahead bytes of other files, which nobody may ever want. (Metadata
+/// is in the page cache all the same: EROFS reads it by the file's mapping.)
+pub(crate) fn set_up(config: &mut SessionConfig) {
+    config.direct_io = true;
+}
 
 /// The name of a device's file.
 pub(crate) fn name(device: usize) -> String {

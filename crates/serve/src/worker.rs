@@ -231,7 +231,7 @@ impl Work<'_> {
         let mut config = self.plan.options()?.session(&self.plan.files().image.to_string_lossy());
         config.transport = Transport::Device;
         if serve.front == Front::Files {
-            config.max_readahead = device_files::READAHEAD;
+            device_files::set_up(&mut config);
         }
         let negotiated = serve.fuse.as_ref().ok_or(Error::Answer)?.negotiated();
         let session = Session::from_fd(fs, device, negotiated, config)?;

@@ -118,7 +118,7 @@ impl Keeper {
     /// Has the worker answer for the devices, and the kernel mount EROFS on them.
     fn files(spec: &MountSpec, prepared: Prepared, reason: String) -> Result<Self> {
         let (devices, mut config) = (prepared.opened.devices, prepared.session(spec));
-        config.max_readahead = device_files::READAHEAD;
+        device_files::set_up(&mut config);
         let (connection, root) = Connection::detached(&config)?;
         let chosen = Chosen { method: Method::FuseFile(Vec::new()), reason };
         let held = Held::Files { connection, unmounter: None };
