@@ -10,6 +10,8 @@ need() { # command, Debian package
 need cc gcc
 need fusermount3 fuse3
 need mkfs.erofs erofs-utils
+need skopeo skopeo
+need umoci umoci
 need setfattr attr
 need setpriv util-linux
 need git git

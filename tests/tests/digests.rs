@@ -11,7 +11,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use ferrofs_build::{
-    BuildOptions, ChunkEntries, Chunks, Compression, Method, Silent, Target, Uuid, build,
+    BlobTarget, BuildOptions, ChunkEntries, Chunks, Compression, Method, Silent, Target, Uuid,
+    build,
 };
 use ferrofs_check::{CheckOptions, Code, Context, check};
 use ferrofs_image::{Image, InodeDigest, OpenOptions};
@@ -86,7 +87,7 @@ fn digests_are_those_of_the_source() {
     for ((case, options, blob), name) in cases().into_iter().zip(names.iter().cycle()) {
         let inode_digest = Some(name.as_bytes().to_vec());
         let options = BuildOptions { inode_digest, ..options };
-        let target = Target { image: &path, blob: blob.then_some(&*blob_path) };
+        let target = Target { image: &path, blob: blob.then_some(BlobTarget::new(&blob_path)) };
         let mut bytes = Vec::new();
         for workers in [1, 4] {
             let workers = NonZeroUsize::new(workers).unwrap();

@@ -41,6 +41,8 @@ pub enum Error {
     Codec(EncodeError),
     /// A thread of the build died.
     Worker,
+    /// A [`BlobSeal`](crate::BlobSeal) gave a value of another length than it had said.
+    Seal,
     /// [`Progress::is_cancelled`](crate::Progress::is_cancelled) said so.
     Cancelled,
 }
@@ -89,6 +91,8 @@ pub enum OptionProblem {
     },
     /// A blob holds chunks; without chunks there is nothing to put there.
     BlobWithoutChunks,
+    /// A blob's tag has up to 64 bytes, none of them NUL.
+    BlobTag,
 }
 
 impl Error {
@@ -127,6 +131,7 @@ impl fmt::Display for Error {
             Self::Format(error) => error.fmt(f),
             Self::Codec(error) => error.fmt(f),
             Self::Worker => f.write_str("a worker thread died"),
+            Self::Seal => f.write_str("the blob's seal has not the length that was said"),
             Self::Cancelled => f.write_str("interrupted"),
         }
     }
@@ -170,6 +175,7 @@ impl fmt::Display for OptionProblem {
                  namespace"
             ),
             Self::BlobWithoutChunks => f.write_str("a blob device needs a chunk size"),
+            Self::BlobTag => f.write_str("a blob's tag has up to 64 bytes, and no NUL"),
         }
     }
 }

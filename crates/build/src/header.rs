@@ -7,7 +7,7 @@
 
 use ferrofs_codec::Algorithm;
 use ferrofs_format::compression::{CompressionConfigs, Lz4Config};
-use ferrofs_format::device::{DeviceSlot, SLOT_LEN};
+use ferrofs_format::device::{DeviceSlot, SLOT_LEN, TAG_LEN};
 use ferrofs_format::features::{CompatFeatures, IncompatFeatures};
 use ferrofs_format::limits::SUPERBLOCK_OFFSET;
 use ferrofs_format::superblock::{BASE_LEN, SuperBlock};
@@ -26,6 +26,14 @@ pub(crate) struct Header {
     prefixes_at: Option<u64>,
     /// First byte behind all of it.
     pub(crate) end: u64,
+}
+
+/// What the device table says of the blob, whose addresses follow those of the image.
+pub(crate) fn slot(tag: &[u8], blocks: u32, zone: &Zone) -> DeviceSlot {
+    let mut padded = [0; TAG_LEN];
+    padded[..tag.len()].copy_from_slice(tag);
+    let (blocks, unified_start) = (u64::from(blocks), u64::from(zone.blocks));
+    DeviceSlot { tag: padded, blocks, unified_start }
 }
 
 impl Header {
@@ -53,7 +61,7 @@ impl Header {
         options: &BuildOptions,
         plan: &Plan,
         zone: &Zone,
-        blob_blocks: u32,
+        slot: DeviceSlot,
         uuid: [u8; 16],
         image: &Output,
     ) -> Result<()> {
@@ -66,11 +74,6 @@ impl Header {
             bytes.extend_from_slice(&configs.emit());
         }
         if let Some(device) = self.device_at {
-            let slot = DeviceSlot {
-                tag: [0; 64],
-                blocks: u64::from(blob_blocks),
-                unified_start: u64::from(zone.blocks),
-            };
             bytes.resize(at(device), 0);
             bytes.extend_from_slice(&slot.emit(false)?);
         }

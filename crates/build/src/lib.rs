@@ -25,6 +25,7 @@
 //!   else.
 #![forbid(unsafe_code)]
 
+mod blob;
 mod chunk;
 mod digest;
 mod error;
@@ -51,9 +52,11 @@ use std::time::Instant;
 
 pub use ferrofs_codec::Method;
 pub use ferrofs_format::BlockBits;
+use ferrofs_format::device::TAG_LEN;
 use ferrofs_format::inode::Layout;
 use ferrofs_tree::{Source, Tree};
 
+pub use blob::{BlobSeal, BlobTarget};
 pub use error::{Error, OptionProblem, Result};
 pub use options::{
     BuildOptions, ChunkEntries, Chunks, Compression, InodeForm, PclusterHint, Uuid, XattrOptions,
@@ -61,6 +64,7 @@ pub use options::{
 pub use regex::bytes::Regex;
 pub use report::{BuildReport, Done, Phase, Progress, Silent};
 
+use blob::SealEntry;
 use header::Header;
 use metadata::Metadata;
 use output::Output;
@@ -76,8 +80,8 @@ pub struct Target<'a> {
     /// The image. A file of this name is replaced when the new one is complete; a block device is
     /// written in place.
     pub image: &'a Path,
-    /// Takes the data of chunks; the image then needs it as its device number 1.
-    pub blob: Option<&'a Path>,
+    /// Takes the data of chunks.
+    pub blob: Option<BlobTarget<'a>>,
 }
 
 /// Builds an image of `tree`, whose content `source` gives.
@@ -92,15 +96,19 @@ pub fn build(
     if target.blob.is_some() && options.chunks.is_none() {
         return Err(Error::Options(OptionProblem::BlobWithoutChunks));
     }
+    if target.blob.is_some_and(|blob| blob.tag.len() > TAG_LEN || blob.tag.contains(&0)) {
+        return Err(Error::Options(OptionProblem::BlobTag));
+    }
     let started = Instant::now();
     let mut report = BuildReport::default();
     progress.phase(Phase::Plan);
-    let xattrs = XattrPlan::new(tree, options)?;
+    let seal = target.blob.and_then(|blob| blob.seal);
+    let xattrs = XattrPlan::new(tree, options, seal.map(SealEntry::new))?;
     report.shared_xattrs = xattrs.shared;
     let plan = Plan::new(tree, options, xattrs, &mut report);
     let header = Header::new(options, &plan, target.blob.is_some())?;
     let image = Output::create(target.image)?;
-    let blob = target.blob.map(Output::create).transpose()?;
+    let blob = target.blob.map(|blob| Output::create(blob.path)).transpose()?;
     report.plan_time = started.elapsed();
 
     progress.phase(Phase::Data);
@@ -123,6 +131,13 @@ pub fn build(
     if progress.is_cancelled() {
         return Err(Error::Cancelled);
     }
+    report.blob_bytes = u64::from(written.blob_blocks) << bits.bits();
+    let mut sealed = None;
+    if let Some(blob) = &blob {
+        blob.set_len(report.blob_bytes)?;
+        sealed =
+            seal.map(|seal| blob.look(|file| seal.value(file, report.blob_bytes))).transpose()?;
+    }
     report.data_time = started.elapsed();
 
     progress.phase(Phase::Metadata);
@@ -133,6 +148,7 @@ pub fn build(
         options,
         plan: &plan,
         written: &written,
+        sealed: sealed.as_deref(),
         image: &image,
         compact_layout: match rules {
             Some(rules) if rules.full => Layout::CompressedFull,
@@ -145,7 +161,6 @@ pub fn build(
         if written.end == data_start { front_end } else { u64::from(written.end) << bits.bits() };
     let zone = metadata.run(start, &mut report)?;
     report.image_bytes = u64::from(zone.blocks) << bits.bits();
-    report.blob_bytes = u64::from(written.blob_blocks) << bits.bits();
     image.set_len(report.image_bytes)?;
     report.uuid = match options.uuid {
         Uuid::Given(uuid) => uuid,
@@ -155,14 +170,13 @@ pub fn build(
         }
         _ => uuid::Uuid::new_v4().into_bytes(),
     };
-    header.write(options, &plan, &zone, written.blob_blocks, report.uuid, &image)?;
+    let tag = target.blob.map_or(&b""[..], |blob| blob.tag);
+    let slot = header::slot(tag, written.blob_blocks, &zone);
+    header.write(options, &plan, &zone, slot, report.uuid, &image)?;
     report.metadata_time = started.elapsed();
 
     progress.phase(Phase::Finish);
     let started = Instant::now();
-    if let Some(blob) = &blob {
-        blob.set_len(report.blob_bytes)?;
-    }
     if options.sync {
         blob.as_ref().map_or(Ok(()), Output::sync)?;
         image.sync()?;

@@ -25,6 +25,7 @@ use crate::pipeline::{Body, Written};
 use crate::plan::Plan;
 use crate::report::BuildReport;
 use crate::spool::Piece;
+use crate::xattr::Late;
 use crate::{BuildOptions, Error, Result};
 
 /// Bytes written at once.
@@ -36,6 +37,8 @@ pub(crate) struct Metadata<'a> {
     pub(crate) options: &'a BuildOptions,
     pub(crate) plan: &'a Plan,
     pub(crate) written: &'a Written,
+    /// Value of the seal of the blob.
+    pub(crate) sealed: Option<&'a [u8]>,
     pub(crate) image: &'a Output,
     pub(crate) compact_layout: Layout,
     /// First byte of the root's inode, which [`root_place`] chose.
@@ -295,7 +298,8 @@ impl Metadata<'_> {
         record.emit(out)?;
         let first_id = ((places.pool - places.xattr_base) / 4) as u32;
         let digest = self.written.digests.get(&id);
-        self.plan.xattrs.emit_body(self.tree, id, first_id, digest, out)?;
+        let late = Late { digest, sealed: self.sealed };
+        self.plan.xattrs.emit_body(self.tree, id, first_id, late, out)?;
         let align = |out: &mut Vec<u8>, unit| out.resize(out.len().next_multiple_of(unit), 0);
         match self.written.bodies[id.index()] {
             Body::Compressed { index, .. } => {

@@ -153,6 +153,11 @@ impl Output {
         self.file.set_len(len).map_err(|error| Error::io("resize", &self.target, error))
     }
 
+    /// What somebody makes of the file's bytes.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&File) -> std::io::Result<T>) -> Result<T> {
+        look(&self.file).map_err(|error| Error::io("read", &self.target, error))
+    }
+
     /// Flushes to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|error| Error::io("flush", &self.target, error))

@@ -14,8 +14,8 @@ use ferrofs_format::BlockBits;
 use proptest::prelude::*;
 
 use crate::{
-    BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Done, Error, InodeForm,
-    PclusterHint, Phase, Progress, Regex, Silent, Target, Uuid, XattrOptions, build,
+    BlobTarget, BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, Done, Error,
+    InodeForm, PclusterHint, Phase, Progress, Regex, Silent, Target, Uuid, XattrOptions, build,
 };
 use model::{Dice, Model};
 
@@ -23,7 +23,7 @@ use model::{Dice, Model};
 fn make(model: &Model, options: &BuildOptions, blob: bool) -> (Vec<u8>, Vec<u8>, BuildReport) {
     let directory = tempfile::tempdir().unwrap();
     let (image, blob_path) = (directory.path().join("image"), directory.path().join("blob"));
-    let target = Target { image: &image, blob: blob.then_some(&*blob_path) };
+    let target = Target { image: &image, blob: blob.then_some(BlobTarget::new(&blob_path)) };
     let (tree, source) = model.tree();
     let report = build(&tree, &source, options, target, &mut Silent).unwrap();
     let read = |path: &Path| if path.exists() { std::fs::read(path).unwrap() } else { Vec::new() };

@@ -15,6 +15,7 @@ use ferrofs_format::xattr::{
 use ferrofs_format::{FormatError, limits};
 use ferrofs_tree::{Content, InodeId, Tree, Xattr, XattrSetId};
 
+use crate::blob::SealEntry;
 use crate::{BuildOptions, Error, Result};
 
 /// What a digest adds to a body: a header, no name, its value, and padding.
@@ -36,19 +37,35 @@ pub(crate) struct XattrPlan {
     prefixes: Vec<LongPrefix>,
     /// The name of the digests' attribute: the last of the long prefixes, of which it is the whole.
     digest: Option<LongPrefix>,
+    /// The root's attribute about the blob.
+    seal: Option<SealEntry>,
     pub(crate) filter: bool,
 }
 
+/// Values that are known only when all data is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Late<'a> {
+    /// Of the inode.
+    pub(crate) digest: Option<&'a InodeDigest>,
+    /// Of the blob.
+    pub(crate) sealed: Option<&'a [u8]>,
+}
+
 impl XattrPlan {
-    pub(crate) fn new(tree: &Tree, options: &BuildOptions) -> Result<Self> {
+    pub(crate) fn new(
+        tree: &Tree,
+        options: &BuildOptions,
+        seal: Option<SealEntry>,
+    ) -> Result<Self> {
         let digest = options.inode_digest.as_deref().map(LongPrefix::from_full);
         let Some(options) = &options.xattrs else {
             let sets = tree.xattr_sets();
             return Ok(Self {
                 lens: vec![0; sets],
                 bodies: vec![Vec::new(); sets],
-                filter: digest.is_some(),
+                filter: digest.is_some() || seal.is_some(),
                 digest,
+                seal,
                 ..<_>::default()
             });
         };
@@ -61,7 +78,7 @@ impl XattrPlan {
             first_user.entry(set).or_insert(id);
         }
         let filter = options.name_filter;
-        let mut plan = Self { prefixes, digest, filter, ..Self::default() };
+        let mut plan = Self { prefixes, digest, seal, filter, ..Self::default() };
         let pool = plan.share(tree, &users, &first_user, options.shared_above)?;
         plan.lens = vec![0; users.len()];
         plan.bodies = vec![Vec::new(); users.len()];
@@ -86,7 +103,7 @@ impl XattrPlan {
     ) -> Result<HashMap<&'t Xattr, u32>> {
         let mut counts: BTreeMap<&Xattr, u64> = BTreeMap::new();
         for &set in sets.keys() {
-            for xattr in tree.xattrs(set).filter(|xattr| !self.is_digest(xattr)) {
+            for xattr in tree.xattrs(set).filter(|xattr| !self.is_ours(xattr)) {
                 *counts.entry(xattr).or_default() += users[set.index()];
             }
         }
@@ -110,7 +127,7 @@ impl XattrPlan {
     ) -> core::result::Result<Vec<u8>, FormatError> {
         let mut filter = if self.filter { u32::MAX } else { 0 };
         let (mut shared, mut inline) = (Vec::new(), Vec::new());
-        for xattr in tree.xattrs(set).filter(|xattr| !self.is_digest(xattr)) {
+        for xattr in tree.xattrs(set).filter(|xattr| !self.is_ours(xattr)) {
             let (base, rest) = split_name(&xattr.name);
             if self.filter {
                 filter &= !filter_bit(base, b"", rest);
@@ -128,10 +145,11 @@ impl XattrPlan {
         Ok(body)
     }
 
-    /// An attribute of the tree with the name that belongs to the digests.
-    fn is_digest(&self, xattr: &Xattr) -> bool {
+    /// An attribute of the tree with the name that belongs to the digests, or to the blob's seal.
+    fn is_ours(&self, xattr: &Xattr) -> bool {
         let (base, rest) = split_name(&xattr.name);
         self.digest.as_ref().is_some_and(|name| name.base_index == base && name.infix == rest)
+            || self.seal.as_ref().is_some_and(|seal| seal.base == base && seal.rest == rest)
     }
 
     /// Whether an inode gets a digest.
@@ -154,11 +172,14 @@ impl XattrPlan {
     /// Bytes of the body of an inode.
     pub(crate) fn body_len(&self, tree: &Tree, id: InodeId) -> u32 {
         let len = self.lens[tree.inode(id).metadata().xattrs.index()];
-        match (self.has_digest(tree, id), len) {
-            (false, len) => len,
-            (true, 0) => HEADER_LEN as u32 + DIGEST_ENTRY_LEN,
-            (true, len) => len + DIGEST_ENTRY_LEN,
-        }
+        let seal = self.seal.as_ref().filter(|_| id == InodeId::ROOT);
+        // The root is no file: it has no digest.
+        let more = match seal {
+            Some(seal) => seal.entry_len(),
+            None if self.has_digest(tree, id) => DIGEST_ENTRY_LEN,
+            None => return len,
+        };
+        len.max(HEADER_LEN as u32) + more
     }
 
     /// Appends the body of an inode; `first_id` is the id of the pool's first byte.
@@ -167,7 +188,7 @@ impl XattrPlan {
         tree: &Tree,
         id: InodeId,
         first_id: u32,
-        digest: Option<&InodeDigest>,
+        late: Late<'_>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let at = out.len();
@@ -175,7 +196,11 @@ impl XattrPlan {
         out.extend_from_slice(body);
         if self.has_digest(tree, id) {
             // A worker that gave no digest has failed.
-            self.emit_digest(at, digest.ok_or(Error::Worker)?, out)?;
+            self.emit_digest(at, late.digest.ok_or(Error::Worker)?, out)?;
+        }
+        if let Some(seal) = self.seal.as_ref().filter(|_| id == InodeId::ROOT) {
+            let entry = late.sealed.and_then(|value| seal.entry(value)).ok_or(Error::Seal)?;
+            self.append(at, filter_bit(seal.base, b"", &seal.rest), &entry, out)?;
         }
         let shared = body.get(4).map_or(0, |&count| usize::from(count));
         for index in 0..shared {
@@ -187,22 +212,34 @@ impl XattrPlan {
         Ok(())
     }
 
-    /// Appends a digest to the body that begins at `at`, which may not be there yet.
+    /// Appends a digest to the body that begins at `at`.
     fn emit_digest(&self, at: usize, digest: &InodeDigest, out: &mut Vec<u8>) -> Result<()> {
         let (Some(prefix), Some(name)) = (self.digest_prefix(), &self.digest) else {
             return Ok(());
         };
+        let value = digest.emit();
+        let entry = XattrEntry { index: LONG_PREFIX_FLAG | prefix, name: b"", value: &value };
+        self.append(at, filter_bit(name.base_index, &name.infix, b""), &entry, out)
+    }
+
+    /// Appends an attribute to the body that begins at `at`, which may not be there yet.
+    fn append(
+        &self,
+        at: usize,
+        filter_bit: u32,
+        entry: &XattrEntry<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         if out.len() == at {
             let filter = if self.filter { u32::MAX } else { 0 };
             XattrBody::emit(filter, &[], &[], out)?;
         }
         if self.filter {
             let word = [out[at], out[at + 1], out[at + 2], out[at + 3]];
-            let filter = u32::from_le_bytes(word) & !filter_bit(name.base_index, &name.infix, b"");
+            let filter = u32::from_le_bytes(word) & !filter_bit;
             out[at..at + 4].copy_from_slice(&filter.to_le_bytes());
         }
-        let index = LONG_PREFIX_FLAG | prefix;
-        Ok(XattrEntry { index, name: b"", value: &digest.emit() }.emit(out)?)
+        Ok(entry.emit(out)?)
     }
 
     /// The long-prefix table.

@@ -8,11 +8,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of one slot; also the unit of the superblock's `devt_slotoff`.
 pub const SLOT_LEN: usize = 128;
+/// Bytes of a device's tag.
+pub const TAG_LEN: usize = 64;
 
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Raw {
-    tag: [u8; 64],
+    tag: [u8; TAG_LEN],
     blocks_lo: U32,
     uniaddr_lo: U32,
     blocks_hi: U16,
@@ -26,7 +28,7 @@ const _: () = assert!(size_of::<Raw>() == SLOT_LEN);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DeviceSlot {
     /// NUL-padded text that names the device; may be empty.
-    pub tag: [u8; 64],
+    pub tag: [u8; TAG_LEN],
     /// Blocks on the device.
     pub blocks: u64,
     /// First block in the unified address space; 0 = not mapped there.
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn high_halves_count_only_in_wide_images() {
-        let slot = DeviceSlot { tag: [b'x'; 64], blocks: 5 << 32 | 7, unified_start: 3 << 32 };
+        let slot = DeviceSlot { tag: [b'x'; TAG_LEN], blocks: 5 << 32 | 7, unified_start: 3 << 32 };
         let bytes = slot.emit(true).unwrap();
         assert_eq!(DeviceSlot::parse(&bytes, true).unwrap(), slot);
         assert_eq!(DeviceSlot::parse(&bytes, false).unwrap().blocks, 7);

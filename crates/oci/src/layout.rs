@@ -3,9 +3,11 @@
 
 mod artifact;
 
+use crate::error::printable;
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::{Descriptor, Digest, Error, ErrorKind, Fetched, Manifest, Platform};
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -42,9 +44,20 @@ fn read(path: &Path, len_max: usize) -> Result<Vec<u8>, Error> {
 }
 
 impl Layout {
-    /// Whether a folder says that it is one.
-    pub fn is_layout(path: &Path) -> bool {
-        path.join("oci-layout").is_file()
+    /// The folder of a layout, and the name of an image in it, if a path is one of `FOLDER` and
+    /// `FOLDER:NAME`. A folder whose own name is the whole path comes first.
+    pub fn locate(path: &Path) -> Option<(PathBuf, Option<String>)> {
+        let is_layout = |path: &Path| path.join("oci-layout").is_file();
+        if is_layout(path) {
+            return Some((path.to_owned(), None));
+        }
+        // Names may have colons and slashes of their own (`host:5000/app:v1`).
+        let text = path.to_str()?;
+        text.match_indices(':').find_map(|(at, _)| {
+            let (folder, name) = (Path::new(&text[..at]), &text[at + 1..]);
+            (!name.is_empty() && is_layout(folder))
+                .then(|| (folder.to_owned(), Some(name.to_owned())))
+        })
     }
 
     /// Opens a layout of version 1.
@@ -52,7 +65,7 @@ impl Layout {
         let marker: Marker = serde_json::from_slice(&read(&path.join("oci-layout"), 4096)?)
             .map_err(|_| Error::invalid(format!("{}: no image layout", path.display())))?;
         if !marker.version.starts_with("1.") {
-            let version = crate::error::printable(&marker.version);
+            let version = printable(&marker.version);
             let what = format!("{}: layout version {version}, not 1", path.display());
             return Err(Error::invalid(what));
         }
@@ -84,7 +97,7 @@ impl Layout {
         Manifest::parse(&bytes, &self.blob_path(digest).display().to_string())
     }
 
-    /// The manifest of the image with a name (or the only one), for a platform.
+    /// The manifest of the image with a name or digest (or of the only one), for a platform.
     pub fn image(&self, name: Option<&str>, platform: &Platform) -> Result<Fetched, Error> {
         let index = self.index()?;
         let named = |entry: &&Descriptor| {
@@ -94,10 +107,19 @@ impl Layout {
             })
         };
         let missing = || {
-            let what = format!("{}: no such image, or several", self.path.display());
+            let names = index.manifests.iter().filter_map(|entry| entry.annotations.get(REF_NAME));
+            let names: Vec<String> = names.take(10).map(|name| printable(name)).collect();
+            let (path, names) = (self.path.display(), names.join(", "));
+            let what = match name {
+                Some(name) => format!("{path}: no image `{}`; it has: {names}", printable(name)),
+                None => format!("{path}: not one image alone: say FOLDER:NAME; it has: {names}"),
+            };
             Error::new(ErrorKind::NotFound, what)
         };
-        let fitting: Vec<&Descriptor> = index.manifests.iter().filter(named).collect();
+        let mut fitting: Vec<&Descriptor> = index.manifests.iter().filter(named).collect();
+        // One image may have several names.
+        let mut seen = HashSet::new();
+        fitting.retain(|entry| seen.insert(&entry.digest_text));
         let mut entry = if let [only] = fitting[..] {
             only.clone()
         } else {
@@ -141,7 +163,50 @@ mod tests {
         assert_eq!(layout.image(Some("v1"), &platform).unwrap().digest, digest);
         assert_eq!(layout.image(None, &platform).unwrap().bytes, manifest);
         assert_eq!(layout.image(Some("v2"), &platform).unwrap_err().kind, ErrorKind::NotFound);
+        // Named twice it is one image still; beside another one it has to be named.
+        let other = Digest::of(b"another");
+        let entry = |digest: &Digest, name: &str| {
+            format!(
+                r#"{{"mediaType":"m","digest":"{digest}","size":31,
+                "annotations":{{"{REF_NAME}":"{name}"}}}}"#
+            )
+        };
+        let write = |entries: &[String]| {
+            let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+            std::fs::write(path.join("index.json"), index).unwrap();
+        };
+        let twice = [entry(&digest, "v1"), entry(&digest, "host:5000/app:v2")];
+        write(&twice);
+        assert_eq!(layout.image(None, &platform).unwrap().digest, digest);
+        write(&[&twice[..], &[entry(&other, "v3")]].concat());
+        let error = layout.image(None, &platform).unwrap_err().to_string();
+        assert!(
+            error.contains("FOLDER:NAME") && error.contains("v1, host:5000/app:v2, v3"),
+            "{error}"
+        );
+        assert_eq!(layout.image(Some("host:5000/app:v2"), &platform).unwrap().digest, digest);
         std::fs::write(layout.blob_path(&digest), b"{}").unwrap();
-        assert_eq!(layout.image(None, &platform).unwrap_err().kind, ErrorKind::Digest);
+        assert_eq!(layout.image(Some("v1"), &platform).unwrap_err().kind, ErrorKind::Digest);
+    }
+
+    #[test]
+    fn a_path_names_a_folder_and_an_image() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("a:b");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("oci-layout"), "{}").unwrap();
+        let locate = |rest: &str| {
+            let path = PathBuf::from(format!("{}{rest}", folder.display()));
+            Layout::locate(&path).map(|(found, name)| {
+                assert_eq!(found, folder);
+                name
+            })
+        };
+        assert_eq!(locate(""), Some(None));
+        assert_eq!(locate(":v1"), Some(Some("v1".into())));
+        assert_eq!(locate(":host:5000/app:v1"), Some(Some("host:5000/app:v1".into())));
+        assert_eq!(locate(":"), None);
+        assert_eq!(locate("/oci-layout"), None, "a file of it");
+        assert_eq!(Layout::locate(Path::new("relative")), None);
     }
 }

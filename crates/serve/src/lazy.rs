@@ -6,6 +6,7 @@
 //! table unless the user has said so.
 
 mod complete;
+mod pins;
 mod ranges;
 
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
@@ -18,6 +19,7 @@ use ferrofs_store::{
     Blob, BlobStats, Cache, CacheConfig, Cancel, Deadline, Demand, FoundBlob, FoundImage,
     ImagePlace, LimitConfig, Limits, Network, Opener, Pin, Policy, StoreError,
 };
+pub use pins::PINS_XATTR;
 pub(crate) use ranges::{Ranges, without};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,7 +53,8 @@ pub struct LazySpec {
     /// Where its data blobs are, in the order of its device table; those that are not here are found
     /// by their tags.
     pub devices: Vec<String>,
-    /// Pins of its data blobs' tables, by the tags in the image's device table, or their numbers there.
+    /// Pins of its data blobs' tables, by the tags in the image's device table, or their numbers there;
+    /// instead of those that the image or its manifest tells.
     pub device_pins: BTreeMap<String, String>,
     /// Where the image's table is, if not beside it.
     pub digests: Option<String>,
@@ -259,7 +262,7 @@ impl Opening<'_> {
         let slots = if crate::files::is_flat(&image) { &[] } else { image.device_slots() };
         let tags = slots.iter().map(|slot| String::from_utf8_lossy(slot.label()).into_owned());
         let tags: Vec<String> = tags.collect();
-        let pins = pins_in_order(&tags, &self.spec.device_pins)?;
+        let pins = pins::of_devices(&image, &tags, &self.spec.device_pins)?;
         if self.spec.devices.len() > tags.len() {
             let (given, count) = (self.spec.devices.len(), tags.len());
             return Err(Error::DeviceCount { given, count });
@@ -299,23 +302,6 @@ impl Opening<'_> {
         let devices = blobs.iter().map(|blob| self.device(blob)).collect();
         LazyImage { image, blobs, devices, whence: None, cancel: Cancel::new() }
     }
-}
-
-/// The pins of data blobs in their order, from those by tag or, where no tag is so, by number.
-fn pins_in_order(tags: &[String], given: &BTreeMap<String, String>) -> Result<Vec<Option<Pin>>> {
-    let mut pins = vec![None; tags.len()];
-    for (name, pin) in given {
-        let number = || name.parse::<usize>().ok()?.checked_sub(1);
-        let found = tags.iter().position(|tag| tag == name).or_else(number);
-        let unknown = || Error::DevicePin { name: name.clone(), tags: tags.to_vec() };
-        let slot = found.and_then(|found| pins.get_mut(found)).ok_or_else(unknown)?;
-        let parsed = pin.parse::<Pin>().map_err(|_| Error::Pin { text: pin.to_owned() })?;
-        if slot.is_some_and(|other| other != parsed) {
-            return Err(Error::DevicePins { name: name.clone() });
-        }
-        *slot = Some(parsed);
-    }
-    Ok(pins)
 }
 
 /// The counters of all blobs together.

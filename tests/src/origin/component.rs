@@ -173,7 +173,7 @@ impl Drop for Component {
 
 /// The component, or `None` after a line that says why a test is skipped; in CI, where
 /// `scripts/setup.sh` has run, a missing one is a failure.
-pub fn available(started: Result<Component>) -> Option<Component> {
+pub fn available<T>(started: Result<T>) -> Option<T> {
     match started {
         Ok(component) => Some(component),
         Err(error) if error.kind() == ErrorKind::NotFound && std::env::var_os("CI").is_none() => {

@@ -15,7 +15,8 @@ use rustix::fs::{CWD, FileType, Mode};
 
 use super::model::Dice;
 use crate::{
-    BuildOptions, ChunkEntries, Chunks, Compression, Silent, Target, Uuid, XattrOptions, build,
+    BlobTarget, BuildOptions, ChunkEntries, Chunks, Compression, Silent, Target, Uuid,
+    XattrOptions, build,
 };
 
 /// A loop mount that ends with the test, however that ends.
@@ -215,7 +216,7 @@ fn the_kernel_finds_chunks_on_another_device_and_behind_the_image() {
     for entries in [ChunkEntries::Auto, ChunkEntries::Map] {
         let chunks = Some(Chunks { size: 8192, entries });
         let options = BuildOptions { chunks, ..BuildOptions::default() };
-        let target = Target { image: &image, blob: Some(&blob) };
+        let target = Target { image: &image, blob: Some(BlobTarget::new(&blob)) };
         build(&walked.tree, &walked.source, &options, target, &mut Silent).unwrap();
         let device = match Loop::new(&blob) {
             Ok(device) => device,

@@ -81,7 +81,8 @@ pub(crate) struct BuildArgs {
     pub(crate) blob: Option<PathBuf>,
 
     /// Write IMAGE.digests, too, by which the image is verified while it is fetched, and show its
-    /// pin. See `ferrofs digests`
+    /// pin. With --blob, FILE.digests, too, whose pin the image holds, so that one pin stands for
+    /// both. See `ferrofs digests`
     #[arg(long, help_heading = "Data")]
     pub(crate) digests: bool,
 

@@ -179,7 +179,7 @@ pub(crate) enum TraceCommand {
         /// The trace
         trace: PathBuf,
 
-        /// The image: oci://..., or file:///FOLDER of an OCI image layout
+        /// The image: oci://..., or file:///FOLDER[:NAME] of an OCI image layout
         url: String,
 
         /// Talk to the registry without encryption

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `build`.
 
+use super::digests::PinSeal;
 use crate::args::{BuildArgs, ChunkEntriesArg, InodesArg, PlaceArgs, SourceArgs};
 use crate::errors::Advice;
 use crate::output::{Out, uuid_text};
@@ -8,9 +9,10 @@ use crate::progress::Bar;
 use crate::{json, size};
 use anyhow::Context;
 use ferrofs_build::{
-    BlockBits, BuildOptions, BuildReport, ChunkEntries, Chunks, Compression, InodeForm, Method,
-    Target, Uuid, XattrOptions,
+    BlobSeal, BlobTarget, BlockBits, BuildOptions, BuildReport, ChunkEntries, Chunks, Compression,
+    InodeForm, Method, Target, Uuid, XattrOptions,
 };
+use ferrofs_format::device::TAG_LEN;
 use ferrofs_store::Trace;
 use ferrofs_tree::{Exclude, Ownership, Times, Walk, WalkOptions, WalkReport};
 use serde::Serialize;
@@ -36,13 +38,18 @@ pub(crate) struct Built {
 }
 
 impl Job {
-    /// Walks the source and builds the image.
-    pub(crate) fn run(mut self, bar: &mut Bar) -> anyhow::Result<Built> {
+    /// Walks the source and builds the image, which calls its blob by a tag and holds a seal of it.
+    pub(crate) fn run(
+        mut self,
+        (tag, seal): (&[u8], Option<&dyn BlobSeal>),
+        bar: &mut Bar,
+    ) -> anyhow::Result<Built> {
         // The image must not become part of itself, whatever is under its name now.
         self.walk.avoid.push(self.image.clone());
         self.walk.avoid.extend(self.blob.clone());
         let walked = Walk::run(&self.source, &self.walk)?;
-        let target = Target { image: &self.image, blob: self.blob.as_deref() };
+        let blob = self.blob.as_deref().map(|path| BlobTarget { path, tag, seal });
+        let target = Target { image: &self.image, blob };
         crate::interrupt::watch();
         let report = ferrofs_build::build(&walked.tree, &walked.source, &self.options, target, bar)
             .with_context(|| format!("no image was made of {}", self.source.display()))?;
@@ -56,9 +63,17 @@ pub(crate) fn run(args: BuildArgs) -> anyhow::Result<u8> {
     let image = args.output.clone();
     let digests = args.digests;
     let job = job(args)?;
+    let blob = job.blob.clone();
+    // Whoever gets the image by a URL finds the blob beside it, by this name.
+    let tag = blob.as_deref().and_then(Path::file_name).map(OsStrExt::as_bytes);
+    let tag = tag.filter(|tag| tag.len() <= TAG_LEN).unwrap_or_default();
+    let seal = PinSeal::default();
     let mut bar = Bar::new(quiet || as_json, "walking");
-    let built = job.run(&mut bar)?;
+    let built = job.run((tag, digests.then_some(&seal as _)), &mut bar)?;
     drop(bar);
+    if let (Some(blob), Some(table)) = (&blob, seal.into_table()) {
+        super::digests::write(blob, &table)?;
+    }
     let pin = if digests { Some(super::digests::beside(&image)?.to_string()) } else { None };
     if as_json {
         json::write(&mut Out::new(), &Summary { pin, ..Summary::new(&built, &image) })?;

@@ -5,13 +5,15 @@ use crate::args::{AlgorithmArg, DigestsArgs};
 use crate::json;
 use crate::output::Out;
 use anyhow::Context as _;
+use ferrofs_build::BlobSeal;
 use ferrofs_image::Image;
 use ferrofs_store::source::remote::TABLE_SUFFIX;
 use ferrofs_store::{Algorithm, BuiltTable, Geometry, Pin, TableBuilder, make_copy};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// A file and its table, for `--json`.
@@ -69,8 +71,37 @@ pub(crate) fn make(file: &Path, algorithm: Algorithm) -> anyhow::Result<BuiltTab
         .with_context(|| format!("no digests of {}", file.display()))
 }
 
+/// Has an image hold the pin of its blob, so that its own pin stands for both.
+#[derive(Debug, Default)]
+pub(crate) struct PinSeal(RefCell<Option<BuiltTable>>);
+
+impl PinSeal {
+    /// The blob's table, if it was asked for.
+    pub(crate) fn into_table(self) -> Option<BuiltTable> {
+        self.0.into_inner()
+    }
+}
+
+impl BlobSeal for PinSeal {
+    fn name(&self) -> &[u8] {
+        ferrofs_serve::PINS_XATTR
+    }
+
+    fn value_len(&self) -> usize {
+        Algorithm::Blake3.name().len() + 1 + 2 * 32
+    }
+
+    fn value(&self, blob: &File, len: u64) -> io::Result<Vec<u8>> {
+        let builder = TableBuilder::new(Geometry::new(Algorithm::Blake3));
+        let table = builder.map_err(io::Error::other)?.build(blob.take(len))?;
+        let pin = table.pin().to_string().into_bytes();
+        self.0.replace(Some(table));
+        Ok(pin)
+    }
+}
+
 /// Writes a table under its name when it is complete.
-fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> {
+pub(crate) fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> {
     let name = |suffix: &str| {
         let mut name = OsString::from(file);
         name.push(suffix);

@@ -74,7 +74,7 @@ pub(super) fn run(words: &[OsString]) -> anyhow::Result<u8> {
         println!("mkfs.erofs {VERSION} (ferrofs {})", env!("CARGO_PKG_VERSION"));
     }
     let mut bar = Bar::new(quiet, "walking");
-    let built = request.job.run(&mut bar)?;
+    let built = request.job.run((b"", None), &mut bar)?;
     drop(bar);
     if !quiet {
         tell(&built, block_size);

@@ -14,6 +14,7 @@ mod look;
 mod mount;
 mod network;
 mod personality;
+mod pins;
 mod published;
 mod second;
 mod share;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The way to images elsewhere: encryption and certificates, proxies, and pins of data blobs.
+//! The way to images elsewhere: encryption and certificates, and proxies.
 
 use crate::lazy::{Mounted, Remote};
-use crate::{Ended, FERROFS, Scratch, run};
+use crate::{Ended, FERROFS, run};
 use ferrofs_tests::origin::certificate::{Authority, ServerCertificate};
 use ferrofs_tests::origin::component::{Component, available};
 use ferrofs_tests::origin::{Content, Fault, Origin, Proxy, Script};
@@ -22,7 +22,7 @@ pub(crate) fn authority() -> Option<Authority> {
     }
 }
 
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let can = Path::new("/dev/fuse").exists() && crate::is_root();
     if !can {
         println!("skipped: mounting needs root and /dev/fuse");
@@ -369,121 +369,4 @@ fn registries_speak_tls_where_certificates_are_named() {
     remote.mount_at(&format!("oci://{}/app:v1", registry.address()), &[], &[]).ok();
     remote.reads_well();
     assert!(remote.mount_at(&url, &[], &[]).code == 1);
-}
-
-/// An image whose data is in a blob of its own, which it does not name; both have digest tables.
-struct Parts {
-    scratch: Scratch,
-    image_pin: String,
-    blob_pin: String,
-}
-
-impl Parts {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let www = scratch.path("www");
-        std::fs::create_dir(&www).unwrap();
-        let (image, blob) = (www.join("image.erofs"), www.join("data.blob"));
-        let words = "build {} -o {} --blob {} --chunk-size 4K -q";
-        run(words, &[&scratch.tree(), &image, &blob]).ok();
-        let pin = |path: &Path| {
-            let line = run("digests {}", &[path]).ok();
-            line.split(' ').next().unwrap().to_owned()
-        };
-        let (image_pin, blob_pin) = (pin(&image), pin(&blob));
-        Self { scratch, image_pin, blob_pin }
-    }
-
-    fn www(&self, name: &str) -> PathBuf {
-        self.scratch.path("www").join(name)
-    }
-
-    /// Gives the blob a tag in the image's device table.
-    fn tag(&mut self, tag: &str) {
-        let image = self.www("image.erofs");
-        let mut bytes = std::fs::read(&image).unwrap();
-        // Of the superblock at 1024: the slot's place, in units of 128 bytes; and the checksum.
-        let slot = usize::from(u16::from_le_bytes([bytes[1024 + 88], bytes[1024 + 89]])) * 128;
-        bytes[slot..slot + tag.len()].copy_from_slice(tag.as_bytes());
-        let without = [&bytes[1024..1028], &[0; 4], &bytes[1032..4096]].concat();
-        let sum = crc32c(&without);
-        bytes[1028..1032].copy_from_slice(&sum.to_le_bytes());
-        std::fs::write(&image, bytes).unwrap();
-        run("check {} --device {} -q", &[&image, &self.www("data.blob")]).ok();
-        let line = run("digests {}", &[&image]).ok();
-        line.split(' ').next().unwrap().clone_into(&mut self.image_pin);
-    }
-
-    fn mount(&self, url: &str, words: &str) -> Ended {
-        let target = self.scratch.path("mnt");
-        std::fs::create_dir_all(&target).unwrap();
-        let words = format!(
-            "mount -q --method fuse -o soft=5 --cache-dir {{}} --pin {} {words} {url} {{}}",
-            self.image_pin
-        );
-        run(&words, &[&self.scratch.path("cache"), &target])
-    }
-
-    fn reads_well(&self) {
-        let mounted = Mounted(self.scratch.path("mnt"));
-        run("diff {} {}", &[&self.scratch.tree(), &mounted.0]).ok();
-        run("umount {}", &[&mounted.0]).ok();
-    }
-}
-
-/// As superblocks have it.
-fn crc32c(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(!0_u32, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-            if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 }
-        })
-    })
-}
-
-#[test]
-fn each_data_blob_has_its_pin() {
-    if !can_mount() {
-        return;
-    }
-    let mut parts = Parts::new();
-    let origin = Origin::start(Content::Folder(parts.scratch.path("www"))).unwrap();
-    let (url, blob) = (origin.url("/image.erofs"), origin.url("/data.blob"));
-    let (pin, zeros) = (parts.blob_pin.clone(), format!("blake3:{}", "0".repeat(64)));
-    // The image does not name its blob.
-    for (words, expected) in [
-        (String::new(), "--device URL"),
-        (format!("--device {blob}"), "--pin-device 1=blake3:HEX"),
-        (format!("--device {blob} --pin-device 2={pin}"), "`2`"),
-        (format!("--device {blob} --device {blob} --pin-device 1={pin}"), "2 data blobs"),
-        (format!("--device {blob} --pin-device 1={zeros}"), "digest"),
-        (format!("--device {blob} --pin-device 1=blake3:12"), "no pin"),
-        (format!("--device {blob} --pin-device {pin}"), "TAG"),
-        (format!("--device /data.blob --pin-device 1={pin}"), "file:///PATH"),
-    ] {
-        let said = parts.mount(&url, &words).fails(1);
-        assert!(said.contains(expected), "{words}: {said}");
-    }
-    parts.mount(&url, &format!("--device {blob} --pin-device 1={pin}")).ok();
-    parts.reads_well();
-    parts.tag("data.blob");
-    let said = parts.mount(&url, "").fails(1);
-    assert!(said.contains("--pin-device data.blob=blake3:HEX"), "{said}");
-    let said = parts.mount(&url, &format!("--pin-device other={pin}")).fails(1);
-    assert!(said.contains("`other`") && said.contains("data.blob"), "{said}");
-    let both = format!("--pin-device data.blob={pin} --pin-device 1={zeros}");
-    assert!(parts.mount(&url, &both).fails(1).contains("another pin"));
-    parts.mount(&url, &format!("--pin-device data.blob={pin}")).ok();
-    parts.reads_well();
-    // What is wrong in the blob is not read.
-    std::fs::remove_dir_all(parts.scratch.path("cache")).unwrap();
-    let name = parts.www("data.blob");
-    let mut bytes = std::fs::read(&name).unwrap();
-    for byte in &mut bytes {
-        *byte = !*byte;
-    }
-    std::fs::write(&name, bytes).unwrap();
-    parts.mount(&url, &format!("--pin-device data.blob={pin}")).ok();
-    let mounted = Mounted(parts.scratch.path("mnt"));
-    assert!(std::fs::read(mounted.0.join("dir/text")).is_err(), "wrong bytes were taken");
-    run("umount {}", &[&mounted.0]).ok();
 }

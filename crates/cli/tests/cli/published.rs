@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An image with its digest table as it is published: in a registry, or in an image layout.
 
-use ferrofs_tests::origin::component::{Component, send};
+use crate::lazy::{Mounted, Remote};
+use crate::network::can_mount;
+use crate::run;
+use ferrofs_tests::origin::component::{Component, available, send};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,4 +81,60 @@ pub(crate) fn lay_out(folder: &Path, image: &Path, pin: &str) {
           "annotations": { "org.opencontainers.image.ref.name": "v1" } } ] });
     std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
     std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+/// Runs a program of others; what is not installed is an error of kind `NotFound`.
+fn other(program: &str, words: &[&str]) -> std::io::Result<()> {
+    let output = Command::new(program).args(words).output()?;
+    assert!(
+        output.status.success(),
+        "{program} {words:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Skopeo and umoci take our layers and digest tables along, and what they wrote is mounted; by the
+/// manifest's pin, for none is given.
+#[test]
+fn other_tools_carry_images() {
+    if !can_mount() {
+        return;
+    }
+    let Some(registry) = available(Component::registry()) else { return };
+    if available(other("skopeo", &["--version"])).is_none()
+        || available(other("umoci", &["--version"])).is_none()
+    {
+        return;
+    }
+    let remote = Remote::new("-z lz4 -C 64K");
+    let folder = |name: &str| remote.scratch.path(name).display().to_string();
+    let (ours, back) = (folder("ours"), folder("back"));
+    lay_out(Path::new(&ours), &remote.image(), &remote.pin);
+    let reads_well = |url: &str| {
+        let mounted = Mounted(remote.scratch.path("mnt"));
+        std::fs::create_dir_all(&mounted.0).unwrap();
+        let words = format!("mount -q --method fuse --cache-dir {{}} {url} {{}}");
+        run(&words, &[&remote.scratch.path(&format!("cache-{}", url.len())), &mounted.0]).ok();
+        run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+        run("umount {}", &[&mounted.0]).ok();
+    };
+    let there = format!("{}/app:v1", registry.address());
+    let tag = |folder: &str, name: &str| format!("oci:{folder}:{name}");
+    let at = format!("docker://{there}");
+    let plain = "--dest-tls-verify=false";
+    other("skopeo", &["copy", "-q", plain, &tag(&ours, "v1"), &at]).unwrap();
+    reads_well(&format!("oci://{there}"));
+    let plain = "--src-tls-verify=false";
+    other("skopeo", &["copy", "-q", plain, &at, &tag(&back, "again")]).unwrap();
+    reads_well(&format!("file://{back}"));
+    // A second name, another image, and what nothing refers to tidied away.
+    other("umoci", &["tag", "--image", &format!("{back}:again"), "stable"]).unwrap();
+    reads_well(&format!("file://{back}"));
+    other("umoci", &["new", "--image", &format!("{back}:empty")]).unwrap();
+    other("umoci", &["gc", "--layout", &back]).unwrap();
+    reads_well(&format!("file://{back}:stable"));
+    let words = format!("mount -q --method fuse --cache-dir {{}} file://{back} {{}}");
+    let said = run(&words, &[&remote.scratch.path("cache"), &remote.scratch.path("mnt")]).fails(1);
+    assert!(said.contains("FOLDER:NAME") && said.contains("stable"), "{said}");
 }

@@ -96,7 +96,7 @@ impl Remote {
         Some(())
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.scratch.path("www/image.erofs")
     }
 

@@ -40,7 +40,8 @@ pub enum Location {
         /// Key.
         key: String,
     },
-    /// `file:///path`: an image, or a folder with an OCI image layout.
+    /// `file:///path`: an image; or a folder with an OCI image layout, with `:name` behind it where it has
+    /// several images.
     File(PathBuf),
 }
 
@@ -60,7 +61,7 @@ impl Location {
     pub fn has_manifest(&self) -> bool {
         match self {
             Self::Oci(_) => true,
-            Self::File(path) => Layout::is_layout(path),
+            Self::File(path) => Layout::locate(path).is_some(),
             Self::Http(..) | Self::S3 { .. } => false,
         }
     }
@@ -196,14 +197,16 @@ pub fn resolve_with(
         Location::S3 { bucket, key } => {
             Place::S3(client, bucket.clone(), key.clone(), options.s3.clone())
         }
-        Location::File(path) if Layout::is_layout(path) => {
-            let layout = Layout::open(path)?;
-            let platform = options.platform.clone().unwrap_or_else(Platform::host);
-            let fetched = layout.image(None, &platform)?;
-            let layers = fetched.manifest.layers.clone();
-            return of_manifest(Place::Layout(layout, layers), fetched, location, options);
-        }
-        Location::File(path) => Place::File(path.clone()),
+        Location::File(path) => match Layout::locate(path) {
+            Some((folder, name)) => {
+                let layout = Layout::open(&folder)?;
+                let platform = options.platform.clone().unwrap_or_else(Platform::host);
+                let fetched = layout.image(name.as_deref(), &platform)?;
+                let layers = fetched.manifest.layers.clone();
+                return of_manifest(Place::Layout(layout, layers), fetched, location, options);
+            }
+            None => Place::File(path.clone()),
+        },
         Location::Oci(reference) => {
             let registry = RegistryOptions {
                 insecure: options.insecure,
