@@ -166,9 +166,7 @@ impl HttpSource {
 
     /// Whether the answer is of the blob that we know; learns what it is if we know none.
     fn check(&self, answer: &Response, total: Option<u64>) -> Result<(), FetchError> {
-        if answer.header("content-encoding").is_some_and(|coding| coding.trim() != "identity") {
-            return Err(self.error(FetchErrorKind::Protocol, "an encoded answer nobody asked for"));
-        }
+        self.check_coding(answer)?;
         let validator = Validator::of(answer);
         let mut known = self.lock();
         if let (Some(before), Some(now)) = (known.size, total)
@@ -187,6 +185,14 @@ impl HttpSource {
         known.size = known.size.or(total);
         if known.validator.is_none() {
             known.validator = validator;
+        }
+        Ok(())
+    }
+
+    /// Whether the answer's bytes are the blob's own.
+    fn check_coding(&self, answer: &Response) -> Result<(), FetchError> {
+        if answer.header("content-encoding").is_some_and(|coding| coding.trim() != "identity") {
+            return Err(self.error(FetchErrorKind::Protocol, "an encoded answer nobody asked for"));
         }
         Ok(())
     }
@@ -249,7 +255,9 @@ impl HttpSource {
         Ok(())
     }
 
-    /// The part that a 206 brings, checked against what was asked for; and the size of the whole.
+    /// The part that a 206 brings, checked against what was asked for; and the size of the whole. It
+    /// begins where it should, and may end too early: a server may send less than was asked for
+    /// (RFC 9110, 15.3.7).
     fn part(
         &self,
         answer: &Response,
@@ -265,15 +273,16 @@ impl HttpSource {
         if answer.header("content-type").is_some_and(|kind| kind.starts_with("multipart/")) {
             return Err(self.error(FetchErrorKind::Protocol, "an answer of several parts"));
         }
+        // Before its length is looked at, which is another then.
+        self.check_coding(answer)?;
         let header = answer.header("content-range").and_then(parse_content_range);
         let Some((first, last, total)) = header else {
             return Err(wrong("a part without a proper Content-Range"));
         };
-        // A server may give less only at the end of the blob, and ranges here lie in it.
-        let end = total.map_or(asked.end, |total| asked.end.min(total));
-        if first != asked.start || last.checked_add(1) != Some(end) || last < first {
+        let end = last.checked_add(1).filter(|end| first == asked.start && *end <= asked.end);
+        let Some(end) = end else {
             return Err(wrong("another part"));
-        }
+        };
         if answer.content_length().is_some_and(|len| len != end - first) {
             return Err(wrong("a part whose length is not that of its range"));
         }
@@ -385,15 +394,23 @@ impl RangeSource for HttpSource {
             206 => {
                 let (len, total) = self.part(&answer, &range)?;
                 self.check(&answer, total)?;
-                let is_whole = context.head && range.start == 0 && total == Some(len);
-                if len != range.end - range.start && !is_whole {
+                let is_head = context.head && range.start == 0;
+                let end = total.map_or(range.end, |total| range.end.min(total));
+                if end != range.end && !is_head {
                     let what = format!("ends before byte {}", range.end);
                     return Err(self.error(FetchErrorKind::Changed, what));
                 }
                 if sink.begin(range.start, total).is_err() {
                     return Ok(());
                 }
-                self.pour(&mut answer, Some(len), sink)
+                self.pour(&mut answer, Some(len), sink)?;
+                // What came is kept, and whoever asks goes on from there.
+                let missing = (end - range.start).saturating_sub(len);
+                if missing != 0 {
+                    let what = format!("a part that ends {missing} bytes too early");
+                    return Err(self.error(FetchErrorKind::Length, what));
+                }
+                Ok(())
             }
             200 => {
                 let told = answer.content_length();

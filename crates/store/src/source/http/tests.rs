@@ -164,6 +164,15 @@ fn wrong_parts_are_refused() {
             FetchErrorKind::Protocol,
         ),
         (reply("200 OK", "Content-Encoding: gzip\r\n", &[0; 100]), FetchErrorKind::Protocol),
+        // Not for its length, which is that of what is encoded: it would be asked for again and again.
+        (
+            reply(
+                "206 Partial Content",
+                "Content-Range: bytes 100-199/1000\r\nContent-Encoding: gzip\r\n",
+                &[0; 60],
+            ),
+            FetchErrorKind::Protocol,
+        ),
         (reply("404 Not Found", "", b"x"), FetchErrorKind::NotFound),
         (reply("403 Forbidden", "", b""), FetchErrorKind::Denied),
         (
@@ -209,6 +218,28 @@ fn short_bodies_and_stalls_fail() {
     let context = FetchContext { deadline, ..FetchContext::default() };
     let error = source(&server).fetch(0..100, &mut Kept::default(), &context).unwrap_err();
     assert_eq!(error.kind, FetchErrorKind::Deadline, "{error}");
+}
+
+/// Servers and the caches before them may send less of a range than was asked for.
+#[test]
+fn parts_that_end_early_are_kept_and_the_rest_asked_for() {
+    let data = blob(100_000);
+    let served = data.clone();
+    let server = Server::start(move |_, got| {
+        let (first, last) = got.range();
+        let last = last.min(first + 29_999);
+        let head = format!("Content-Range: bytes {first}-{last}/100000\r\n");
+        let body = &served[first..=last];
+        (reply("206 Partial Content", &head, body), Then::Keep)
+    });
+    let origin = Origin::new(Arc::new(source(&server)));
+    let mut kept = Kept::default();
+    let demand = Demand::soft(Duration::from_secs(20));
+    origin.fetch(0..100_000, &mut kept, &demand, false).unwrap();
+    assert_eq!(kept.bytes, data);
+    let asked: Vec<usize> = server.requests().iter().map(|got| got.range().0).collect();
+    assert_eq!(asked, [0, 30_000, 60_000, 90_000]);
+    assert_eq!(origin.identity(&demand).unwrap().size, 100_000);
 }
 
 /// A server that goes silent costs the stall limit, not what the length of the range allows: the next
