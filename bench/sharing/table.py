@@ -104,12 +104,15 @@ def chart(rows, pairs):
         shapes.append(_bar(LEFT, y, width, color))
         shapes.append(_bar(LEFT + width, y, besides, color, 'fill-opacity="0.35"'))
         saved = f", {row['saved_percent']:.1f} % saved" if row["saved_percent"] > 0.05 else ""
-        shapes.append(_text(LEFT + width + besides + 8, y + BAR - 3, f"{row['frames_mb']:.1f} MB{saved}"))
+        marks = [row["whole_mb"]]
         x = LEFT + scale * row["whole_mb"]
         shapes.append(f'<path d="M{x:.1f} {y - 1}v{BAR}" stroke="#d93025" stroke-width="2"/>')
         if row["pair"] in pairs:
-            x = LEFT + scale * pairs[row["pair"]].published.whole_mb
+            marks.append(pairs[row["pair"]].published.whole_mb)
+            x = LEFT + scale * marks[-1]
             shapes.append(f'<circle cx="{x:.1f}" cy="{y + BAR / 2 - 1}" r="2.5" fill="#202124"/>')
+        end = max(width + besides, scale * max(marks))  # never under a mark
+        shapes.append(_text(LEFT + end + 8, y + BAR - 3, f"{row['frames_mb']:.1f} MB{saved}"))
         y += BAR
     head = "Memory of all files of both images, MB. Pale: kernel memory and servers besides."
     key = "Red: each content once, calculated. Dot: the same as published. Mixed: one image in lz4, one in zstd."

@@ -30,6 +30,7 @@ PLACES = ("/mnt/a", "/mnt/b")
 # what one of them has compressed and the other not is not: the kernel fills such pages otherwise.
 CASES = (
     ("plain", "plain", "all"),
+    ("chunks", "plain", "all"),
     ("lz4", "lz4", "all"),
     ("lz4", "zstd", "all"),
     ("lz4", "lzma", "all"),

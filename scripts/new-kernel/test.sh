@@ -99,7 +99,7 @@ programs() {
     while read -r name filters; do
         sed -n "s|.*tests/$name[/.a-z]*rs (\(.*\))|\1 $filters|p" "$out"
     done <<END
-mount --skip bad_images_and_targets
+mount by_the_kernel the_choice devices_and_offsets holes_can_be_found
 digests
 holes
 cli mount:: share:: survive::what_is_complete survive::nobody lazy::every_byte lazy::the_kernel_asks

@@ -12,9 +12,11 @@ const BLOCK: usize = 4096;
 /// Bit of `di_advise`.
 const HOLE: u8 = 0x40;
 const NONHEAD: u8 = 2;
+/// `delta[0]` of the first lcluster behind a head: a count of blocks, and it is 0.
+const BLOCKS_NONE: [u8; 2] = [0, 8];
 
-/// Makes holes of every third extent, and of the last one, of a file with full indexes; what it holds
-/// then.
+/// Makes holes of every third extent, and of the last one, of a file with full indexes: by the bit, and
+/// where a count of blocks follows, of every third by the count 0. Returns what it holds then.
 fn punch(image: &mut Crafted, name: &str) -> Vec<u8> {
     let mut content = image.contents[&format!("/{name}")].clone();
     let first = image.at(&format!("{name}.map")) + 16;
@@ -34,6 +36,12 @@ fn punch(image: &mut Crafted, name: &str) -> Vec<u8> {
             image.bytes[at + 1] |= HOLE;
             // Beyond any device: who does not see the bit fails.
             image.put(at + 4, &[0xff, 0xff, 0xff, 0x7f]);
+            content[*start..end].fill(0);
+        } else if number % 3 == 2
+            && image.bytes[at + 8] & 3 == NONHEAD
+            && image.bytes[at + 13] & 8 != 0
+        {
+            image.put(at + 12, &BLOCKS_NONE);
             content[*start..end].fill(0);
         }
     }
