@@ -1,5 +1,6 @@
 # ferrofs: `make demo` shows the main job on a real tree, `make test` sets up and runs every test.
-.PHONY: demo test lint setup fuzz soak bench bench-lazy bench-nydus bench-sharing docs test-cachefiles-kernel
+.PHONY: demo test lint setup fuzz soak bench bench-lazy bench-nydus bench-sharing docs test-cachefiles-kernel \
+	test-new-kernel
 
 # Builds the release binary, then builds, checks, mounts and compares an image of a real tree.
 demo: setup
@@ -47,14 +48,21 @@ bench-nydus:
 	bench/nydus.py --ferrofs target/release/ferrofs --origin target/release/examples/origin $(BENCH)
 
 # Two versions of one application side by side, with and without shared page cache; root, /dev/fuse,
-# and 12 GB of disk. BENCH='--folder DIR --out DIR' says where.
+# and 12 GB of disk. BENCH='--folder DIR --out DIR NAME...' says where, and which.
 bench-sharing:
 	cargo build --release --locked -p ferrofs-cli
-	bench/sharing/run.py --ferrofs target/release/ferrofs $(BENCH)
+	cargo build --release --locked -p ferrofs-share --example pool
+	bench/sharing/run.py --ferrofs target/release/ferrofs \
+		--pool target/release/examples/pool $(BENCH)
 
 # `ferrofs cached` against Linux 6.1 and 6.12 in emulation; builds them unless KERNEL_DIR has them.
 test-cachefiles-kernel:
 	scripts/cachefiles-kernel/test.sh
+
+# Sharing by the kernel itself, images of every kind and the tests that mount, on the newest Linux of
+# Debian in emulation; fetches it. SUITES, PAIRS and more: see the script.
+test-new-kernel:
+	scripts/new-kernel/test.sh
 
 docs:
 	cargo doc --workspace --no-deps

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Two versions of one application side by side: how much memory, with and without sharing.
 
-  bench/sharing/run.py --ferrofs target/release/ferrofs --folder DIR --out OUT [NAME ...]
+  bench/sharing/run.py --ferrofs target/release/ferrofs [--folder DIR] [--out OUT] [NAME ...]
 
-For each pair, way to mount, and encoding of the two images: reads and maps every file of both
-mounts, counts the distinct page frames behind them, and compares with what hashing the trees
-says. See bench/README.md. As root.
+For each pair and way to mount: reads and maps every file of both mounts, counts the distinct page
+frames behind them, and compares with what hashing the trees says. With --pool also what both cost
+in the pool of one process that embeds us. See bench/README.md. As root.
 """
 
 import argparse
@@ -22,21 +22,24 @@ import table  # noqa: E402
 from calculate import Tree, calculate  # noqa: E402
 from harness import BenchError, scratch  # noqa: E402
 from measure import COLUMNS, TOLERANCE, measure  # noqa: E402
+from pool import pooled  # noqa: E402
 from ways import NAMES, end_well, known as known_ways  # noqa: E402
 
+OUT = "target/bench-sharing"
 MIXES = {"same": ("lz4", "lz4"), "mixed": ("lz4", "zstd")}
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ferrofs", required=True)
-    parser.add_argument("--folder", required=True, help="the pairs; made where they are not there")
+    parser.add_argument("--folder", default=f"{OUT}/pairs", help="the pairs; made where they are not there")
     parser.add_argument("--cache", help="for what is downloaded; default: .cache in that folder")
-    parser.add_argument("--out", required=True, help="receives the table, CSV and chart")
+    parser.add_argument("--out", default=OUT, help="receives table, CSV and chart; default: %(default)s")
     parser.add_argument("--scratch", help="for the disk and the mounts, on ext4; default: OUT")
     parser.add_argument("--all", action="store_true", help="also pairs of over 1 GB")
-    parser.add_argument("--ways", help="some of %s; default: all this ferrofs has" % ",".join(NAMES))
-    parser.add_argument("--mixes", default=",".join(MIXES), help="default: %(default)s")
+    parser.add_argument("--ways", help="some of %s; default: all there are here, auto left out" % ",".join(NAMES))
+    parser.add_argument("--mixes", default="mixed", help="of %s; default: %%(default)s" % ",".join(MIXES))
+    parser.add_argument("--pool", metavar="PROGRAM", help="the example `pool` of ferrofs-share")
     parser.add_argument("--trust-digests", action="store_true")
     parser.add_argument("--build-option", action="append", default=[], help="of `ferrofs build`")
     parser.add_argument("--check", action="store_true", help="exit 1 where frames are off by 0.5 %%")
@@ -63,11 +66,11 @@ def rows_of(options, pair):
     known.make(pair, options.folder, cache, options.ferrofs, say, options.build_option)
     trees = [Tree(known.tree(options.folder, pair.name, side)) for side in "ab"]
     calculated = calculate(*trees)
-    for way in options.ways:
-        for mix in options.mixes:
-            sides = list(zip("ab", MIXES[mix]))
-            images = [known.image(options.folder, pair.name, *side) for side in sides]
-            row = {"pair": pair.name, "way": way, "encodings": "/".join(MIXES[mix])}
+    for mix in options.mixes:
+        images = [known.image(options.folder, pair.name, *side) for side in zip("ab", MIXES[mix])]
+        start = {"pair": pair.name, "encodings": "/".join(MIXES[mix])}
+        for way in options.ways:
+            row = start | {"way": way}
             with scratch(options.scratch or options.out) as folder:
                 try:
                     row |= measure(options, folder, way, images, trees, calculated)
@@ -75,6 +78,10 @@ def rows_of(options, pair):
                     row["error"] = str(error)
             say(table.line(row))
             yield row
+        if options.pool:
+            for row in pooled(options.pool, images, calculated):
+                say(table.line(start | row))
+                yield start | row
 
 
 def main():

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The ways to mount a pair: without sharing, and by each mechanism of `ferrofs mount --share`."""
+"""The ways to mount a pair: without sharing, and by each mechanism of `ferrofs mount --share`.
+
+`native` is the kernel's own (`--share-by kernel`): Linux 7.0, and images with inode digests, which it
+believes.
+"""
 
 import contextlib
 import os
@@ -9,10 +13,12 @@ import subprocess
 import harness
 from harness import BenchError
 
-MECHANISMS = ("superblock", "overlay", "passthrough", "auto")
+MECHANISMS = ("superblock", "passthrough", "overlay", "native", "auto")
 WITH_STORE = ("overlay",)
+KEEPING = ("superblock", "passthrough", "auto")  # they have a cache that outlives the mounts
 PLAIN = ("kernel", "fuse")
 NAMES = (*PLAIN, *MECHANISMS)
+NATIVE_SINCE = (7, 0)
 RUN = "/run/ferrofs/share"  # where a domain's server has its own mounts
 TIMEOUT_S = 600
 KEEP_S = 600
@@ -26,10 +32,10 @@ class Way:
         self.shares = name in MECHANISMS
         self.words = ["--kernel"] if name == "kernel" else ["--fuse"]
         if self.shares:
-            self.words = ["--share", domain, "--share-by", name]
-            self.words += ["--share-keep", str(KEEP_S)]
+            self.words = ["--share", domain, "--share-by", "kernel" if name == "native" else name]
+            self.words += ["--share-keep", str(KEEP_S)] if name in KEEPING else []
             self.words += ["--share-dir", store] if name in WITH_STORE else []
-            self.words += ["--trust-digests"] if trust else []
+            self.words += ["--trust-digests"] if trust or name == "native" else []
         self.domain, self.store = domain, store
         self.said = ""
 
@@ -72,7 +78,7 @@ class Way:
         """Lets the domain go, with all that it keeps."""
         if self.name in WITH_STORE:
             self._run("share", "prune", self.domain, "--share-dir", self.store, check=False)
-        elif self.shares:
+        elif self.name in KEEPING:
             self._run("share", "stop", self.domain, check=False)
         for target in [*_mounts_below(self.store), *_mounts_below(os.path.join(RUN, self.domain))]:
             subprocess.run(["umount", "-l", target], check=False)
@@ -88,11 +94,14 @@ def end_well():
 
 
 def known(ferrofs):
-    """The ways that this ferrofs has, by its own help."""
+    """The ways that this ferrofs has here, by its own help; `auto` is one of the others."""
     done = subprocess.run([ferrofs, "mount", "--help"], stdout=subprocess.PIPE, text=True, check=False)
     mechanisms = done.stdout.partition("--share-by")[2].partition("[possible values:")[2]
     there = mechanisms.partition("]")[0].replace(",", " ").split()
-    return [name for name in NAMES if name in PLAIN or name in there]
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if "kernel" in there and release >= NATIVE_SINCE:
+        there.append("native")
+    return [name for name in NAMES if name in PLAIN or name in there and name != "auto"]
 
 
 def _mounts_below(folder):

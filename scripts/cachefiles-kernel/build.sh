@@ -16,8 +16,8 @@ apt-get install -y -qq --no-install-recommends \
 if [ ! -d "linux-source-$version" ]; then
     options=()
     if [ "$version" = 6.12 ]; then
-        mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-            awk '$1 == "URIs:" || $1 == "deb" { print $2; exit }')
+        mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } |
+            awk '!found && ($1 == "URIs:" || $1 == "deb") { print $2; found = 1 }')
         mkdir -p lists/partial
         echo "deb $mirror bookworm-backports main" >backports.list
         options=(-o Dir::Etc::sourcelist="$dir/backports.list" -o Dir::Etc::sourceparts=-

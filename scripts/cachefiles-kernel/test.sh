@@ -8,12 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/scripts/cachefiles-kernel
 dir=${KERNEL_DIR:-$PWD/target/cachefiles-kernel}
-for tool in qemu-system-x86_64 busybox cpio mkfs.ext4; do
-    command -v $tool >/dev/null || {
-        echo "needs qemu-system-x86, busybox-static, cpio, e2fsprogs" >&2
-        exit 1
-    }
-done
 if [ -z "${FERROFS:-}" ]; then
     cargo build --release --locked -p ferrofs-cli
     FERROFS=${CARGO_TARGET_DIR:-target}/release/ferrofs
@@ -54,5 +48,5 @@ END
 for version in ${VERSIONS:-6.1 6.12}; do
     "$here/build.sh" "$dir/$version" "$version"
     echo "== Linux $version"
-    "$here/run.sh" "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version,$work/urls/from"
+    scripts/guest/run.sh "$dir/$version" "$here/guest.sh" "$FERROFS,$blobs,$tree,$version,$work/urls/from"
 done

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Inode digests: what a build stores is the SHA-256 of the source, in every form of content; the
-//! check believes none of it; the kernel mounts such images.
+//! check believes none of it; the kernel mounts such images. Those of erofs-utils are read the same.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,6 +17,7 @@ use ferrofs_build::{
 use ferrofs_check::{CheckOptions, Code, Context, check};
 use ferrofs_image::{Image, InodeDigest, OpenOptions};
 use ferrofs_linux::{MountRequest, UnmountFlags};
+use ferrofs_tests::craft::seal;
 use ferrofs_tree::{Walk, WalkOptions};
 use sha2::{Digest, Sha256};
 
@@ -183,6 +184,65 @@ fn damaged(path: &Path) {
             assert_eq!(image.inode_digest(&inode).unwrap(), None);
             assert!(image.inode_digest_value(&inode).unwrap().is_some());
         }
+    }
+}
+
+/// Images of erofs-utils 1.9.4 and what their files must have, by name: see tests/golden/README.md.
+fn of_another_writer(folder: &Path) -> (Vec<PathBuf>, BTreeMap<String, [u8; 32]>) {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/digests.tar.zst");
+    let archive = zstd::Decoder::new(File::open(archive).unwrap()).unwrap();
+    tar::Archive::new(archive).unpack(folder).unwrap();
+    let of_hex = |hex: &str| {
+        let byte = |at: usize| u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).unwrap();
+        std::array::from_fn(byte)
+    };
+    let text = fs::read_to_string(folder.join("sums")).unwrap();
+    let lines = text.lines().map(|line| line.split_once("  ").unwrap());
+    let sums = lines.map(|(hex, path)| (path.to_owned(), of_hex(hex))).collect();
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut images: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|name| name == "erofs")).collect();
+    images.sort();
+    (images, sums)
+}
+
+#[test]
+fn digests_of_another_writer_are_read_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, sums) = of_another_writer(folder.path());
+    assert_eq!((images.len(), sums.len()), (18, 9));
+    for path in &images {
+        let case = path.file_name().unwrap().to_string_lossy();
+        let name: &[u8] = if case == "named.erofs" {
+            b"trusted.overlay.metacopy"
+        } else {
+            BuildOptions::DIGEST_NAME
+        };
+        let image = Arc::new(Image::open(fs::read(path).unwrap()).unwrap());
+        for (file, sum) in &sums {
+            let inode = image.resolve(file.as_bytes()).unwrap();
+            let claim = (inode.size > 0).then_some(InodeDigest::Sha256(*sum));
+            assert_eq!(image.inode_digest(&inode).unwrap(), claim, "{case}: {file}");
+            let value = image.xattr(&inode, name).unwrap();
+            let expected = claim.map(|_| [&b"sha256:"[..], sum].concat());
+            assert_eq!(value, expected, "{case}: {file}");
+        }
+        let options = CheckOptions { digests: true, ..CheckOptions::default() };
+        let report = check(&image, &options, Context::default());
+        assert!(report.complete && report.findings.is_empty(), "{case}: {report:?}");
+        // What follows the name of the algorithm is a claim, and now another one.
+        let mut bytes = fs::read(path).unwrap();
+        let claim = [&b"sha256:"[..], &sums["text"][..]].concat();
+        let Some(at) = bytes.windows(claim.len()).position(|bytes| bytes == claim) else {
+            assert_eq!(case, "metabox.erofs", "only there metadata is compressed");
+            continue;
+        };
+        bytes[at + 20] ^= 1;
+        // It may lie in the block that the superblock's checksum covers.
+        seal(&mut bytes);
+        let report = check(&Arc::new(Image::open(bytes).unwrap()), &options, Context::default());
+        let found: Vec<Code> = report.findings.iter().map(|finding| finding.code).collect();
+        assert_eq!(found, [Code::DigestMismatch], "{case}");
     }
 }
 

@@ -130,13 +130,14 @@ const MEANINGLESS: [&str; 30] = [
 ];
 
 /// Options of the kernel's EROFS that go to it as they are.
-const OF_KERNEL: [&str; 11] = [
+const OF_KERNEL: [&str; 12] = [
     "user_xattr",
     "nouser_xattr",
     "acl",
     "noacl",
     "dax",
     "directio",
+    "nodirectio",
     "fsid",
     "domain_id",
     "inode_share",

@@ -2,7 +2,8 @@
 //! Measures what the second of two images costs in a domain: all files of A are read and composed,
 //! then all of B.
 //!
-//! `cargo run --release -p ferrofs-share --example pool A B` prints figures. For copy-out reads memory is
+//! `cargo run --release -p ferrofs-share --example pool A B` prints figures, with `--json` one line for
+//! bench/sharing. For copy-out reads memory is
 //! that of the pool and the growth of the process (RssAnon); for composed mappings that of the memory
 //! file and the different page frames behind all mappings, as /proc/self/pagemap has them (root). The
 //! goals: 1.15 times the chunks of 16 KiB, 1.02 times the pages of 4 KiB of the estimate.
@@ -10,7 +11,7 @@
 use ferrofs_engine::{Engine, EngineConfig, OpenFile};
 use ferrofs_image::Image;
 use ferrofs_image::format::inode::FileType;
-use ferrofs_share::estimate::{EstimateOptions, Input, estimate};
+use ferrofs_share::estimate::{Estimate, EstimateOptions, Input, estimate};
 use ferrofs_share::pool::{Composed, Domain};
 use std::collections::HashSet;
 use std::error::Error;
@@ -70,9 +71,10 @@ fn frames<'a>(files: impl Iterator<Item = &'a Composed>) -> Result<(usize, usize
     let mut byte = [0; 1];
     for file in files {
         let pages = file.size().div_ceil(4096);
-        // Reading a page maps it.
+        // Reading a page maps it; what nobody looks at would not be read in a release build.
         (0..pages).for_each(|page| {
             file.read(page * 4096, &mut byte);
+            std::hint::black_box(&byte);
         });
         let mut entries = vec![0; pages as usize * 8];
         pagemap.read_exact_at(&mut entries, file.address().addr() as u64 / 4096 * 8)?;
@@ -89,7 +91,10 @@ fn frames<'a>(files: impl Iterator<Item = &'a Composed>) -> Result<(usize, usize
     Ok((frames.len(), absent))
 }
 
-fn chunks(engines: &[Arc<Engine>]) -> Result<Vec<(f64, f64, f64)>> {
+/// Pool, growth of the process, seconds.
+type ChunkResult = (f64, f64, f64);
+
+fn chunks(engines: &[Arc<Engine>]) -> Result<Vec<ChunkResult>> {
     let domain = Domain::new(LIMIT)?;
     let mut buf = vec![0; READ];
     let mut results = vec![];
@@ -139,14 +144,41 @@ fn pages(engines: &[Arc<Engine>]) -> Result<Vec<PageResult>> {
     Ok(results)
 }
 
+/// What was estimated, and what it took, in bytes.
+fn figures(estimated: &Estimate, chunks: &[ChunkResult], pages: &[PageResult]) -> String {
+    let of = |method| {
+        let row = estimated.methods.iter().find(|row| row.method == method);
+        row.map_or(0, |row| row.unique_bytes)
+    };
+    let bytes = |megabytes: f64| (megabytes * 1e6) as u64;
+    let copied = bytes(chunks.iter().map(|(memory, ..)| memory).sum());
+    let mapped = bytes(pages.iter().map(|(_, frames, ..)| frames).sum());
+    let seconds: f64 = chunks.iter().map(|(_, _, seconds)| seconds).sum();
+    format!(
+        "{{\"cdc16k\": {}, \"page4k\": {}, \"copied\": {copied}, \"mapped\": {mapped}, \
+        \"copy_s\": {seconds:.3}}}",
+        of("cdc16k"),
+        of("page4k")
+    )
+}
+
 fn main() -> Result<()> {
-    let paths: Vec<String> = std::env::args().skip(1).collect();
+    let mut paths: Vec<String> = std::env::args().skip(1).collect();
+    let json = paths.first().is_some_and(|word| word == "--json");
+    if json {
+        paths.remove(0);
+    }
     if paths.len() != 2 {
-        return Err("usage: pool A B".into());
+        return Err("usage: pool [--json] A B".into());
     }
     let engines = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     let inputs = paths.iter().cloned().zip(engines.iter().map(|engine| Input::Image(engine)));
     let found = estimate(&inputs.collect::<Vec<_>>(), EstimateOptions::default())?;
+    let (chunks, pages) = (chunks(&engines)?, pages(&engines)?);
+    if json {
+        println!("{}", figures(&found, &chunks, &pages));
+        return Ok(());
+    }
     let column = |method| {
         let row = found.methods.iter().find(|row| row.method == method);
         row.map_or(0.0, |row| row.added_bytes[1] as f64 / 1e6)
@@ -157,12 +189,10 @@ fn main() -> Result<()> {
         column("none"),
         column("whole")
     );
-    let chunks = chunks(&engines)?;
     for (name, (memory, rss, seconds)) in ["first", "second"].into_iter().zip(&chunks) {
         println!("chunks, {name}: pool +{memory:.1} MB, RssAnon {rss:+.1} MB, {seconds:.1} s");
     }
     println!("chunks, second over cdc16k: {:.3}", chunks[1].0 / cdc);
-    let pages = pages(&engines)?;
     for (name, (memory, frames, files, pieces, rss)) in ["first", "second"].into_iter().zip(&pages)
     {
         println!(

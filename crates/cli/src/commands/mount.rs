@@ -12,7 +12,7 @@ use ferrofs_serve::{
     ShareSpec, WorkerLog,
 };
 use ferrofs_store::source::remote::Location;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -215,32 +215,32 @@ fn mount_shared(
     running: &Running<'_>,
 ) -> anyhow::Result<u8> {
     spec.log = running.worker_log();
-    let by_kernel = match by {
-        ShareBy::Superblock | ShareBy::Passthrough | ShareBy::Overlay => false,
-        ShareBy::Kernel => true,
-        ShareBy::Auto => share.trust_digests && spec.lazy.is_none() && kernel_shares(),
+    let mounted = match by {
+        ShareBy::Kernel if !share.trust_digests => {
+            return Err(Advice::error(
+                "the kernel believes the digests in images, and so must you",
+                "add --trust-digests, or take --share-by passthrough, which verifies them",
+            ));
+        }
+        ShareBy::Kernel => ferrofs_serve::mount_shared_by_kernel(spec, share)?,
+        ShareBy::Auto if share.trust_digests && ferrofs_serve::kernel_shares() => {
+            let obstacle = match share.keep_seconds {
+                Some(_) => Some("it has no --share-keep"),
+                None => ferrofs_serve::not_for_kernel_sharing(&spec)?,
+            };
+            if let Some(obstacle) = obstacle {
+                let mut mounted = ferrofs_serve::mount_shared(&spec, share)?;
+                mounted.notes.push(format!("not shared by the kernel itself: {obstacle}"));
+                mounted
+            } else {
+                ferrofs_serve::mount_shared_by_kernel(spec, share)?
+            }
+        }
+        _ => ferrofs_serve::mount_shared(&spec, share)?,
     };
-    if !by_kernel {
-        let mounted = ferrofs_serve::mount_shared(&spec, share)?;
-        running.tell(&mounted.chosen);
-        running.tell_more(mounted.metrics, &mounted.notes);
-        return Ok(0);
-    }
-    if !share.trust_digests {
-        return Err(Advice::error(
-            "the kernel believes the digests in images, and so must you",
-            "add --trust-digests, or take --share-by superblock, which verifies them",
-        ));
-    }
-    let options = format!("inode_share,domain_id={}", share.domain);
-    spec.options.add(OsStr::new(&options))?;
-    spec.method = MountMethod::Kernel;
-    mount(spec, running)
-}
-
-/// Whether this kernel's EROFS can share page cache by digests.
-fn kernel_shares() -> bool {
-    ferrofs_linux::probe_flag("erofs", "inode_share").is_ok()
+    running.tell(&mounted.chosen);
+    running.tell_more(mounted.metrics, &mounted.notes);
+    Ok(0)
 }
 
 /// The process that serves a domain.

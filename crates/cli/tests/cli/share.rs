@@ -472,6 +472,15 @@ fn bad_words_are_refused() {
     }
     let line = format!("mount --share {} --share-by kernel {{}} {{}}", domain.name);
     assert!(run(&line, &[&image, &target]).fails(1).contains("--trust-digests"));
+    // The kernel would take it for another option of its own.
+    let line = "mount --trust-digests --share a,fsid=b --share-by kernel {} {}";
+    assert!(run(line, &[&image, &target]).fails(1).contains("domain's name"));
+    let line = format!("mount --trust-digests --share {} --share-by kernel {{}} {{}}", domain.name);
+    let kept = format!("{line} --share-keep 5");
+    assert!(run(&kept, &[&image, &target]).fails(1).contains("--share-keep"));
+    // An image without digests, or a kernel that cannot: never a mount that shares nothing.
+    let said = run(&line, &[&image, &target]).fails(1);
+    assert!(said.contains("--inode-digest") || said.contains("Linux 7.0"), "{said}");
     assert!(run("share stat nobody-has-this", &[]).fails(1).contains("no domain"));
     assert!(run("mount --trust-digests {} {}", &[&image, &target]).code != 0);
 }

@@ -146,7 +146,7 @@ fn domains() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn folder_of(domain: &str) -> Result<PathBuf> {
+pub(super) fn folder_of(domain: &str) -> Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let good = !domain.is_empty()
         && domain.len() <= NAME_MAX

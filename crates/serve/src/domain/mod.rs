@@ -22,6 +22,7 @@ mod daemon;
 mod folder;
 mod fs;
 mod guard;
+mod kernel;
 mod member;
 mod message;
 mod nodes;
@@ -37,6 +38,7 @@ pub use client::{
     mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
+pub use kernel::{kernel_shares, mount_shared_by_kernel, not_for_kernel_sharing};
 pub(crate) use message::exercise as exercise_message;
 pub use message::{DomainImage, DomainStats, Mechanism};
 pub(crate) use sight::Sight;
