@@ -3,7 +3,7 @@
 
 use ferrofs_build::{Done, Phase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 
 /// Progress of a build, a check or an extraction.
 #[derive(Debug)]
@@ -23,6 +23,12 @@ impl Bar {
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_message(message);
         Self { bar }
+    }
+
+    /// A reader that tells how far it is, of so many bytes.
+    pub(crate) fn reading<R: Read>(&self, reader: R, total: u64) -> impl Read + use<R> {
+        self.bytes_total(total);
+        self.bar.wrap_read(reader)
     }
 
     /// Knows how many bytes there are.

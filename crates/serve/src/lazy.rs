@@ -28,11 +28,12 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
-const HEAD_LEN: u64 = 256 << 10;
+const HEAD_LEN: u64 = 128 << 10;
 /// The same beside other images: where data comes first, it may be data that another has.
 const HEAD_LEN_BESIDE: u64 = 8 << 10;
 /// How long an image may take to be found and opened.
@@ -90,6 +91,8 @@ pub(crate) struct LazyImage {
     pub(crate) whence: Option<Whence>,
     /// Ends waits of its readers.
     pub(crate) cancel: Cancel,
+    /// Fetches all of its metadata, for a kernel that asks for none.
+    pub(crate) metadata: Option<JoinHandle<()>>,
 }
 
 /// Where an image comes from.
@@ -158,8 +161,13 @@ impl LazySpec {
     /// Finds the image and opens it; no more of it is fetched than that takes, and what of its
     /// metadata comes first.
     pub(crate) fn open(&self, patience: Patience, policy: Policy) -> Result<LazyImage> {
-        let opened = self.open_image(patience, policy, false)?;
-        if self.prefetch != PrefetchWhat::None {
+        let mut opened = self.open_image(patience, policy, false)?;
+        if policy.for_kernel {
+            let blobs = opened.blobs.clone();
+            // Without the thread who needs all of it fetches it.
+            let thread = std::thread::Builder::new().name(String::from("read-ahead"));
+            opened.metadata = thread.spawn(move || prefetch::all_metadata(&blobs)).ok();
+        } else if self.prefetch != PrefetchWhat::None {
             prefetch::metadata(&opened.blobs);
         }
         Ok(opened)
@@ -300,7 +308,7 @@ impl Opening<'_> {
 
     fn opened(&self, image: Image, blobs: Vec<Blob>) -> LazyImage {
         let devices = blobs.iter().map(|blob| self.device(blob)).collect();
-        LazyImage { image, blobs, devices, whence: None, cancel: Cancel::new() }
+        LazyImage { image, blobs, devices, whence: None, cancel: Cancel::new(), metadata: None }
     }
 }
 

@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 const FIND_TIME: Duration = Duration::from_secs(30);
 /// How long a copy of metadata may take to come; then readers fetch what they need.
 const COPY_TIME: Duration = Duration::from_secs(30);
+/// Encoded bytes of it that come first: of the directories of 20,000 files, less than a MiB.
+const COPY_START: u64 = 256 << 10;
 /// How long who asks for paths waits to hear what they are; then it is told later, by counters.
 const REPLY_TIME: Duration = Duration::from_secs(2);
 /// The threads of the pool end when there was nothing to do for so long.
@@ -426,7 +428,11 @@ fn read_list(path: &Path) -> io::Result<Vec<Vec<u8>>> {
 /// it, each of which would be a request. In a thread of its own.
 pub(crate) fn metadata(blobs: &[Blob]) {
     let blobs = blobs.to_vec();
-    let work = move || metadata_itself(&blobs);
+    let work = move || {
+        if !copy(&blobs, COPY_START, &Demand::ahead()) {
+            metadata_itself(&blobs);
+        }
+    };
     // Without the thread readers fetch what they need.
     let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
 }
@@ -434,16 +440,27 @@ pub(crate) fn metadata(blobs: &[Blob]) {
 /// Fetches all metadata, compressed if it is to be had so; else its beginning.
 pub(crate) fn all_metadata(blobs: &[Blob]) {
     // No prefetch: readers wait for it.
-    let demand = Demand::soft(COPY_TIME);
-    if !blobs.first().is_some_and(|blob| blob.take_copy(&demand)) {
+    if !copy(blobs, u64::MAX, &Demand::soft(COPY_TIME)) {
         metadata_itself(blobs);
     }
 }
 
+/// Fetches so many encoded bytes of metadata's copy, and has readers take the rest from there; whether
+/// there is one.
+fn copy(blobs: &[Blob], len: u64, demand: &Demand) -> bool {
+    /// Decoded bytes that come with the first encoded ones, more or less.
+    const NEAR: u64 = 1 << 20;
+    let Some(blob) = blobs.first() else { return false };
+    let start = walk::Found::new(blobs).and_then(|found| metadata_start(found.image()));
+    let near = |start: u64| start.min(blob.size())..start.saturating_add(NEAR).min(blob.size());
+    let near: Vec<_> = start.into_iter().map(near).collect();
+    blob.take_copy(len, &near, demand)
+}
+
 /// Fetches the beginning of the metadata.
 fn metadata_itself(blobs: &[Blob]) {
-    /// Metadata that is fetched.
-    const LEN: u64 = 2 << 20;
+    /// Metadata that is fetched: what a reader wants next comes on the same link.
+    const LEN: u64 = 1 << 20;
     /// Of that, at once: readers of the same are not to wait for the rest.
     const PIECE: u64 = 256 << 10;
     /// Pieces at the same time: each costs a round trip.
@@ -465,7 +482,7 @@ fn metadata_itself(blobs: &[Blob]) {
             return;
         }
         let piece = at..at.saturating_add(PIECE).min(end);
-        if let Err(error) = blob.fill(piece, &Demand::prefetch()) {
+        if let Err(error) = blob.fill(piece, &Demand::ahead()) {
             next.store(end, Ordering::Relaxed);
             return lost(&error);
         }

@@ -10,7 +10,7 @@ use crate::handover::{
 };
 use crate::keeper::marks::{self, Instance, Marks};
 use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
-use crate::prefetch::{self, Ahead, Recording};
+use crate::prefetch::{Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
@@ -24,6 +24,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Threads that fetch what the kernel asks for: they wait for the network.
@@ -62,14 +63,15 @@ fn serve(socket: &OwnedFd) -> Result<()> {
         let _ = ferrofs_linux::process::set_oom_score(score);
     }
     Server::share_heaps();
-    let LazyImage { image, blobs, devices, whence, cancel } = if let Some(lazy) = &plan.lazy {
-        let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
-        lazy.open(plan.patience(), policy)?
-    } else {
-        let image = plan.files().open_whole()?;
-        let (blobs, devices, cancel) = (Vec::new(), Vec::new(), Cancel::new());
-        LazyImage { image, blobs, devices, whence: None, cancel }
-    };
+    let LazyImage { image, blobs, devices, whence, cancel, metadata } =
+        if let Some(lazy) = &plan.lazy {
+            let policy = if plan.marks { Policy::for_kernel() } else { Policy::default() };
+            lazy.open(plan.patience(), policy)?
+        } else {
+            let image = plan.files().open_whole()?;
+            let (blobs, devices, cancel) = (Vec::new(), Vec::new(), Cancel::new());
+            LazyImage { image, blobs, devices, whence: None, cancel, metadata: None }
+        };
     let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
     say(socket, &ToKeeper::Prepared(opened))?;
@@ -86,7 +88,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     let served = match serve.front {
         Front::Tree => work.serve_tree(serve, device),
         Front::Files => work.serve_files(serve, device, devices),
-        Front::Marks => work.serve_marks(serve, device, &devices),
+        Front::Marks => work.serve_marks(serve, device, &devices, metadata),
     };
     end.finish();
     served
@@ -185,14 +187,21 @@ impl Work<'_> {
     }
 
     /// Fetches what the kernel asks for, by the keeper, which alone answers.
-    fn serve_marks(self, mut serve: Serve, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
+    fn serve_marks(
+        self,
+        mut serve: Serve,
+        group: OwnedFd,
+        devices: &[LazyDevice],
+        metadata: Option<JoinHandle<()>>,
+    ) -> Result<()> {
         let socket = self.socket;
         let filling = Filling::start(socket, devices)?;
         let mounted = if let Some(mounted) = serve.mounted.take() {
             mounted
         } else {
             let primary = devices.first().ok_or(Error::Answer)?;
-            prefetch::all_metadata(&self.blobs);
+            // What it could not fetch is fetched now.
+            let _ = metadata.map(JoinHandle::join);
             lazy::complete(self.fs.engine().image(), primary, &self.plan.files().image)?;
             for device in devices {
                 let KernelFiles { data, map, lock } = device.blob().kernel_files()?;

@@ -20,6 +20,7 @@ use crate::{
     BlobId, BlobRecorder, BlobStats, Demand, Fill, FillError, Origin, Policy, Priority, StoreError,
     Table, TableSpec, TableStats, Window,
 };
+pub(crate) use copy::CopyState;
 use hand::Hand;
 use std::fmt;
 use std::fs::File;
@@ -51,6 +52,8 @@ pub(crate) struct BlobInner {
     pub(crate) origin: Origin,
     pub(crate) table_spec: TableSpec,
     pub(crate) table: Mutex<Option<Arc<Table>>>,
+    /// What readers may take from behind it.
+    pub(crate) copy: OnceLock<CopyState>,
     pub(crate) window: Mutex<Window>,
     /// No guess is out that a hit could use: hits need not tell the window.
     pub(crate) window_idle: AtomicBool,

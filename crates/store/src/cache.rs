@@ -180,12 +180,10 @@ impl Cache {
         use crate::RangeSource;
         let name = spec.origin.describe();
         let unknown = BlobId::from_digest(BlobKind::Url, &Sha256::digest(&name).into());
-        let identity = spec.origin.identity(demand).map_err(|error| StoreError::Fetch {
-            blob: unknown,
-            offset: 0,
-            len: 0,
-            error,
-        })?;
+        let identity = spec
+            .origin
+            .identity_and(spec.head_len > 0, demand)
+            .map_err(|error| StoreError::Fetch { blob: unknown, offset: 0, len: 0, error })?;
         *size = Some(size.unwrap_or(identity.size));
         let validator = identity.validator.unwrap_or_default();
         let text = format!("{name}\n{}\n{validator}\n", identity.size);
@@ -230,6 +228,7 @@ impl Cache {
             origin: spec.origin,
             table_spec: spec.table,
             table: Mutex::new(table),
+            copy: OnceLock::new(),
             window: Mutex::new(window),
             window_idle: true.into(),
             no_range_eviction: false.into(),

@@ -167,9 +167,16 @@ impl Origin {
 
     /// Size and validator, from the origin: a mirror's validator is not comparable.
     pub fn identity(&self, demand: &Demand) -> Result<Identity, FetchError> {
-        self.attempts(demand, true, |_, source, context| match source.identity(context) {
-            Ok(identity) => Attempt::Done(identity),
-            Err(error) => Attempt::Failed(error),
+        self.identity_and(false, demand)
+    }
+
+    /// As [`Origin::identity`]; `head`: the first bytes will be read at once, and may come with it.
+    pub(crate) fn identity_and(&self, head: bool, demand: &Demand) -> Result<Identity, FetchError> {
+        self.attempts(demand, true, |_, source, context| {
+            match source.identity(&FetchContext { head, ..context.clone() }) {
+                Ok(identity) => Attempt::Done(identity),
+                Err(error) => Attempt::Failed(error),
+            }
         })
     }
 

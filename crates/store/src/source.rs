@@ -8,6 +8,9 @@ pub mod http;
 pub mod oci;
 pub mod remote;
 pub mod s3;
+mod whole;
+
+pub use whole::WholeRead;
 
 use crate::{Cancel, FetchError};
 use std::fmt;

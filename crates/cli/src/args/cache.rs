@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Arguments of `cache` and `digests`.
 
+use super::network::NetworkArgs;
 use crate::size;
 use clap::{Args, Subcommand, ValueEnum};
 use ferrofs_store::Pin;
@@ -96,16 +97,22 @@ pub(crate) enum CacheCommand {
 
 /// Write the digest tables by which images are verified while they are fetched
 ///
-/// The table of IMAGE is IMAGE.digests. Its pin, which is printed, stands for all of the image: give
+/// The table of IMAGE is IMAGE.digests; of an image at a URL, a file of its name with .digests in this
+/// directory, to be put beside it. The pin, which is printed, stands for all of the image: give
 /// it to `ferrofs mount --pin`. Behind the table lies a compressed copy of the image's metadata, which
-/// mounts beside other images of a domain take instead of the metadata itself.
+/// mounts take instead of the metadata itself.
+///
+/// A URL is read once from its first to its last byte, and the table tells what its server has sent. It
+/// does not tell that this was right: make tables where images are made, or compare by --check with a
+/// pin that you have from there.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ferrofs digests image.erofs
-  ferrofs digests --check blake3:HEX image.erofs")]
+  ferrofs digests --check blake3:HEX image.erofs
+  ferrofs digests --check blake3:HEX https://example.org/image.erofs")]
 pub(crate) struct DigestsArgs {
-    /// Images, or blobs of images
-    #[arg(required = true)]
+    /// Images, or blobs of images: files, or http://, https://, s3://, file:// and oci:// URLs
+    #[arg(required = true, value_name = "FILE|URL")]
     pub(crate) files: Vec<PathBuf>,
 
     /// The digests' algorithm
@@ -119,6 +126,13 @@ pub(crate) struct DigestsArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// No progress bar
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// Names of algorithms.

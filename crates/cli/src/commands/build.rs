@@ -71,8 +71,8 @@ pub(crate) fn run(args: BuildArgs) -> anyhow::Result<u8> {
     let mut bar = Bar::new(quiet || as_json, "walking");
     let built = job.run((tag, digests.then_some(&seal as _)), &mut bar)?;
     drop(bar);
-    if let (Some(blob), Some(table)) = (&blob, seal.into_table()) {
-        super::digests::write(blob, &table)?;
+    if let Some(blob) = &blob {
+        seal.write_table(blob)?;
     }
     let pin = if digests { Some(super::digests::beside(&image)?.to_string()) } else { None };
     if as_json {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `digests`: tables by which an image is verified while it is fetched.
 
+mod remote;
+
 use crate::args::{AlgorithmArg, DigestsArgs};
 use crate::json;
 use crate::output::Out;
 use anyhow::Context as _;
 use ferrofs_build::BlobSeal;
 use ferrofs_image::Image;
-use ferrofs_store::source::remote::TABLE_SUFFIX;
+use ferrofs_store::source::remote::{Location, TABLE_SUFFIX};
 use ferrofs_store::{Algorithm, BuiltTable, Geometry, Pin, TableBuilder, make_copy};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -29,20 +31,36 @@ pub(crate) fn run(args: &DigestsArgs) -> anyhow::Result<u8> {
         AlgorithmArg::Blake3 => Algorithm::Blake3,
         AlgorithmArg::Sha256 => Algorithm::Sha256,
     };
+    let algorithm = args.check.map_or(algorithm, |pin| pin.algorithm);
     let mut rows = Vec::new();
     for file in &args.files {
-        let algorithm = args.check.map_or(algorithm, |pin| pin.algorithm);
-        let table = make(file, algorithm)?;
+        let url = file.to_str().filter(|text| Location::is_location(text));
+        let place = match url {
+            Some(url) => Place::Url(remote::Image::new(url, &args.network)?),
+            None => Place::File(file),
+        };
+        let table = match &place {
+            Place::Url(image) => image.table(algorithm, args.quiet)?,
+            Place::File(file) => make(file, algorithm)?,
+        };
+        let shown = match &place {
+            Place::Url(image) => PathBuf::from(image.to_string()),
+            Place::File(file) => file.to_path_buf(),
+        };
         if let Some(expected) = args.check
             && table.pin() != expected
         {
-            anyhow::bail!("{}: its pin is {}, not {expected}", file.display(), table.pin());
+            anyhow::bail!("{}: its pin is {}, not {expected}", shown.display(), table.pin());
         }
-        let written = match args.check {
-            Some(_) => None,
-            None => Some(write(file, &table)?),
+        let written = match &place {
+            _ if args.check.is_some() => None,
+            Place::Url(image) => {
+                let name = image.file_name()?;
+                Some(write(&name, &table, |file| image.copy(file, table.pin()))?)
+            }
+            Place::File(file) => Some(write(file, &table, |_| copy_of(file))?),
         };
-        rows.push(Row { file: file.clone(), table: written, pin: table.pin().to_string() });
+        rows.push(Row { file: shown, table: written, pin: table.pin().to_string() });
     }
     let mut out = Out::new();
     if args.json {
@@ -56,10 +74,16 @@ pub(crate) fn run(args: &DigestsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// Where an image is.
+enum Place<'a> {
+    File(&'a Path),
+    Url(remote::Image),
+}
+
 /// Makes the table of a file and puts it beside it; gives the pin.
 pub(crate) fn beside(file: &Path) -> anyhow::Result<Pin> {
     let table = make(file, Algorithm::default())?;
-    write(file, &table)?;
+    write(file, &table, |_| copy_of(file))?;
     Ok(table.pin())
 }
 
@@ -76,9 +100,13 @@ pub(crate) fn make(file: &Path, algorithm: Algorithm) -> anyhow::Result<BuiltTab
 pub(crate) struct PinSeal(RefCell<Option<BuiltTable>>);
 
 impl PinSeal {
-    /// The blob's table, if it was asked for.
-    pub(crate) fn into_table(self) -> Option<BuiltTable> {
-        self.0.into_inner()
+    /// Writes the blob's table beside it, if its pin was asked for.
+    pub(crate) fn write_table(self, blob: &Path) -> anyhow::Result<()> {
+        if let Some(table) = self.0.into_inner() {
+            // It has no metadata.
+            write(blob, &table, |_| Ok(Vec::new()))?;
+        }
+        Ok(())
     }
 }
 
@@ -100,8 +128,13 @@ impl BlobSeal for PinSeal {
     }
 }
 
-/// Writes a table under its name when it is complete.
-pub(crate) fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> {
+/// Writes the table of what has this name, under its own name when it is complete. `copy` gives what
+/// goes behind it, and may read the table from the file in which it is then.
+fn write(
+    file: &Path,
+    table: &BuiltTable,
+    copy: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+) -> anyhow::Result<PathBuf> {
     let name = |suffix: &str| {
         let mut name = OsString::from(file);
         name.push(suffix);
@@ -109,9 +142,8 @@ pub(crate) fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> 
     };
     let target = name(TABLE_SUFFIX);
     let unfinished = name(&format!("{TABLE_SUFFIX}.{}~", std::process::id()));
-    let written = copy_of(file)
-        .and_then(|copy| write_all(&unfinished, table, &copy))
-        .and_then(|()| std::fs::rename(&unfinished, &target));
+    let written =
+        write_all(&unfinished, table, copy).and_then(|()| std::fs::rename(&unfinished, &target));
     if written.is_err() {
         // What counts is why it could not be written.
         let _ = std::fs::remove_file(&unfinished);
@@ -120,10 +152,15 @@ pub(crate) fn write(file: &Path, table: &BuiltTable) -> anyhow::Result<PathBuf> 
     Ok(target)
 }
 
-fn write_all(path: &Path, table: &BuiltTable, copy: &[u8]) -> io::Result<()> {
+fn write_all(
+    path: &Path,
+    table: &BuiltTable,
+    copy: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+) -> io::Result<()> {
     let mut out = BufWriter::new(File::create_new(path)?);
     table.emit(&mut out)?;
-    out.write_all(copy)?;
+    out.flush()?;
+    out.write_all(&copy(path)?)?;
     out.flush()
 }
 

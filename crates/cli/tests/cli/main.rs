@@ -7,6 +7,7 @@ mod build;
 mod cached;
 mod ctl;
 mod dead;
+mod digests;
 mod estimate;
 mod hard;
 mod lazy;

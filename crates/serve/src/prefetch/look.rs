@@ -2,11 +2,14 @@
 //! Images that are read on demand, without being mounted: to fill the cache, and to look inside.
 
 use super::{TraceFrom, plan};
-use crate::lazy::{LazyImage, LazySpec};
+use crate::lazy::{LazyImage, LazySpec, complete, metadata_ranges};
 use crate::{Error, Patience, Result};
 use ferrofs_image::Image;
 use ferrofs_store::source::remote::RemoteOptions;
-use ferrofs_store::{Blob, Fill, Order, Policy, PrefetchConfig, Prefetcher, Progress, Trace};
+use ferrofs_store::{
+    Blob, Fill, Order, Policy, PrefetchConfig, Prefetcher, Progress, Trace, make_copy,
+};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +30,20 @@ impl LazySpec {
     pub fn look(&self) -> Result<LazyLook> {
         let opened = self.open(Patience::Soft(PATIENCE), Policy::default())?;
         Ok(LazyLook { opened, remote: self.remote() })
+    }
+
+    /// Fetches an image's metadata: the compressed copy of it that goes behind its digest table.
+    pub fn metadata_copy(&self) -> Result<Vec<u8>> {
+        let policy = Policy { range_eviction: false, ..Policy::default() };
+        let opened = self.open(Patience::Soft(PATIENCE), policy)?;
+        let path = PathBuf::from(&self.location);
+        let primary = opened.devices.first().ok_or(Error::Answer)?;
+        complete(&opened.image, primary, &path)?;
+        let blob = primary.blob();
+        let ranges = metadata_ranges(&opened.image, blob.size())
+            .map_err(|error| Error::Image { path, error })?;
+        make_copy(blob.data_file(), &ranges)
+            .map_err(|error| Error::Io { doing: "copy metadata", error })
     }
 }
 

@@ -1,91 +1,278 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Taking parts of a blob from the compressed copy behind its digest table.
 //!
-//! Invariant: a copy is a gift. Its bytes are verified before they are kept, like any others; if
-//! anything is wrong with it the rest is left, and who needs bytes fetches them.
+//! Its start is taken when an image is opened, all of it by who needs all of the metadata, and single
+//! pieces when readers miss a page of them: a piece of metadata is sixty pages for the bytes of ten. Invariants: a
+//! copy is a gift. Its bytes are verified before they are kept, like any others; if anything is wrong
+//! with it the rest is left, and who needs bytes fetches them. What readers do not use of it is limited
+//! by what they want.
 
+use super::fetch::Flying;
 use super::{Blob, BlobInner};
+use crate::cache::lock;
 use crate::flight::Lead;
-use crate::map::{bytes_of, grains_of};
+use crate::map::{GRAIN, bytes_of, grains_of};
 use crate::stats::count;
-use crate::table::copy::CopyReader;
-use crate::{Demand, FetchContext, Sink, SinkStop, Table};
+use crate::table::copy::{CopyReader, Piece};
+use crate::{Demand, FetchContext, Priority, Sink, SinkStop, Table};
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Encoded bytes behind which readers are not to wait: they are told that a piece comes only if it is
 /// among the first of so many.
 const CLAIMED: u64 = 1 << 20;
 const ROOM: usize = 64 << 10;
+/// Pieces that one read takes.
+const PIECES_MAX: usize = 8;
+/// Encoded bytes that readers may have fetched of it: so many, and a share of what they wanted. Most
+/// copies are smaller than both.
+const SPENT_CONSTANT: u64 = 2 << 20;
+const SPENT_SHARE: u64 = 4;
+/// A reader waits so long for a piece; then it asks for what it wants, and nobody for the copy.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is known of a copy since its index has come.
+#[derive(Debug)]
+pub(crate) struct CopyState {
+    /// In the order of the blob.
+    pieces: Vec<Piece>,
+    /// Where it begins in the table's file.
+    start: u64,
+    /// Encoded bytes that were fetched because of readers.
+    spent: AtomicU64,
+    /// It was wrong, or did not come.
+    is_broken: AtomicBool,
+    /// What has come of a piece without the rest of it, and where that begins in the copy: nothing is
+    /// fetched twice.
+    part: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl CopyState {
+    /// The pieces that a range touches.
+    fn pieces_of(&self, range: &Range<u64>) -> &[Piece] {
+        let from = self.pieces.partition_point(|piece| piece.range.end <= range.start);
+        let to = self.pieces.partition_point(|piece| piece.range.start < range.end);
+        self.pieces.get(from..to).unwrap_or_default()
+    }
+
+    /// A reader of pieces that follow each other, and from where on in the table's file their bytes are
+    /// to be fetched.
+    fn reader(&self, pieces: Vec<Piece>) -> (CopyReader, u64) {
+        let at = pieces.first().map_or(0, |piece| piece.encoded.start);
+        let mut reader = CopyReader::of_pieces(pieces);
+        let part = lock(&self.part).take_if(|(start, _)| *start == at);
+        let come = part.map_or(0, |(_, bytes)| {
+            reader.push(&bytes);
+            bytes.len() as u64
+        });
+        (reader, self.start + at + come)
+    }
+
+    /// Takes `len` of what readers, who wanted so many bytes, may have of it; whether there was that.
+    fn spend(&self, len: u64, wanted: u64) -> bool {
+        let most = SPENT_CONSTANT.saturating_add(wanted / SPENT_SHARE);
+        let more = |spent: u64| spent.checked_add(len).filter(|spent| *spent <= most);
+        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
 
 impl Blob {
-    /// Fetches what the copy behind the digest table has, by one request; whether there is a copy.
-    /// Those who miss bytes of it meanwhile wait for them.
-    pub fn take_copy(&self, demand: &Demand) -> bool {
+    /// Fetches what the copy behind the digest table has, or so many encoded bytes at its start, by one
+    /// request; whether there is a copy. Those who miss bytes of it meanwhile wait for them; who misses
+    /// some later takes them from there. `near` is what of the blob is likely to come first: its digests
+    /// are fetched at the same time.
+    pub fn take_copy(&self, len: u64, near: &[Range<u64>], demand: &Demand) -> bool {
         let inner = &*self.inner;
         let start = Instant::now();
         let Ok(Some(table)) = inner.table(demand, start) else { return false };
-        let Some(range) = table.copy() else { return false };
+        let Some(all) = table.copy() else { return false };
         let context = FetchContext {
             deadline: demand.until(start),
             priority: demand.priority,
             cancel: demand.cancel.clone(),
             ..FetchContext::default()
         };
-        let mut sink = CopySink {
-            blob: inner,
-            table: &table,
-            context: context.clone(),
-            at: range.start,
-            range: range.clone(),
-            reader: CopyReader::new(inner.size),
-            claims: None,
-            room: vec![0; ROOM],
+        let (reader, from) = match inner.copy.get() {
+            None => (CopyReader::new(inner.size), all.start),
+            Some(state) => {
+                let bits = inner.map.bits();
+                let is_here = |piece: &Piece| bits.all(grains_of(&piece.range));
+                let rest = state.pieces.iter().skip_while(|piece| is_here(piece));
+                let rest: Vec<Piece> = rest.cloned().collect();
+                if rest.is_empty() {
+                    return true;
+                }
+                state.reader(rest)
+            }
         };
-        if let Err(error) = table.source().fetch(range, &mut sink, &context) {
-            tracing::debug!(%error, "a copy was not fetched to its end");
+        let range = from..all.end.min(from.saturating_add(len));
+        if range.is_empty() {
+            return true;
         }
+        std::thread::scope(|scope| {
+            if !near.is_empty() {
+                scope.spawn(|| table.prepare(near, &context));
+            }
+            let mut sink = CopySink::new(inner, &table, all.start, range.clone(), &context, reader);
+            sink.claim_most = CLAIMED;
+            if let Err(error) = table.source().fetch(range, &mut sink, &context) {
+                tracing::debug!(%error, "a copy was not fetched to its end");
+            }
+            if let (Some(state), Some(rest)) = (inner.copy.get(), sink.reader.into_rest()) {
+                *lock(&state.part) = Some(rest);
+            }
+        });
         true
     }
 }
 
-struct CopySink<'a> {
+impl BlobInner {
+    /// Takes the pieces of the copy that a reader misses something of, if that is to be had; else, and
+    /// for what is left, the reader fetches what it wants.
+    pub(super) fn fill_from_copy(&self, range: &Range<u64>, demand: &Demand, start: Instant) {
+        let Some(state) = self.copy.get() else { return };
+        if demand.priority != Priority::Demand || state.is_broken.load(Ordering::Relaxed) {
+            return;
+        }
+        let bits = self.map.bits();
+        let Some(first) = bits.find(grains_of(range), false) else { return };
+        let missing = (first * GRAIN).max(range.start)..range.end;
+        let pieces = state.pieces_of(&missing);
+        let pieces = pieces.get(..PIECES_MAX.min(pieces.len())).unwrap_or_default();
+        let (Some(head), Some(tail)) = (pieces.first(), pieces.last()) else { return };
+        if head.range.start > missing.start {
+            return;
+        }
+        let lacks = |piece: &Piece| bits.runs(grains_of(&piece.range), false);
+        let raw: u64 = pieces.iter().flat_map(lacks).map(|run| (run.end - run.start) * GRAIN).sum();
+        let encoded = head.encoded.start..tail.encoded.end;
+        let len = encoded.end - encoded.start;
+        // What is left of it may be less than that.
+        if len >= raw || !state.spend(len, self.counters.wanted_bytes.load(Ordering::Relaxed)) {
+            return;
+        }
+        let claims: Vec<Lead<'_>> =
+            pieces.iter().flat_map(lacks).flat_map(|run| self.flights.claim_free(run)).collect();
+        // Else somebody fetches it already, or has fetched it before this was claimed.
+        let is_missing = bits.find(first..first + 1, false).is_some();
+        if is_missing && claims.iter().any(|lead| lead.range().contains(&first)) {
+            self.take_pieces(state, pieces, claims, demand, start);
+        }
+    }
+
+    fn take_pieces<'a>(
+        &'a self,
+        state: &CopyState,
+        pieces: &[Piece],
+        claims: Vec<Lead<'a>>,
+        demand: &Demand,
+        start: Instant,
+    ) {
+        let Ok(Some(table)) = self.table(demand, start) else { return };
+        let (Some(head), Some(tail)) = (pieces.first(), pieces.last()) else { return };
+        let (reader, from) = state.reader(pieces.to_vec());
+        let file = from..state.start + tail.encoded.end;
+        let patience = Instant::now().checked_add(PATIENCE);
+        let context = FetchContext {
+            deadline: [demand.until(start), patience].into_iter().flatten().min(),
+            priority: demand.priority,
+            cancel: demand.cancel.clone(),
+            ..FetchContext::default()
+        };
+        count(&self.counters.fetches, 1);
+        let _flying = Flying::new(&self.counters.in_flight);
+        let whole = head.range.start..tail.range.end;
+        let is_over = std::thread::scope(|scope| {
+            if table.cached(whole.clone()).is_none() {
+                let (table, context) = (&table, &context);
+                scope.spawn(move || table.prepare(std::slice::from_ref(&whole), context));
+            }
+            let mut sink = CopySink::new(self, &table, state.start, file.clone(), &context, reader);
+            sink.claims = Some(claims);
+            if let Err(error) = table.source().fetch(file, &mut sink, &context) {
+                tracing::debug!(%error, "a piece of a copy was not fetched");
+            }
+            sink.reader.is_over()
+        });
+        if !is_over {
+            state.is_broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+struct CopySink<'a, 'b> {
     blob: &'a BlobInner,
-    table: &'a Arc<Table>,
-    context: FetchContext,
-    /// Of the table's file.
+    table: &'b Arc<Table>,
+    context: &'b FetchContext,
+    /// Of the table's file: where the copy begins, what is fetched of it, and what comes next.
+    start: u64,
     range: Range<u64>,
     at: u64,
     reader: CopyReader,
     /// What is missing of the first pieces, claimed for them in their order.
     claims: Option<Vec<Lead<'a>>>,
+    /// Encoded bytes whose pieces are claimed when it is known what they are.
+    claim_most: u64,
     room: Vec<u8>,
 }
 
-impl<'a> CopySink<'a> {
+impl<'a, 'b> CopySink<'a, 'b> {
+    fn new(
+        blob: &'a BlobInner,
+        table: &'b Arc<Table>,
+        start: u64,
+        range: Range<u64>,
+        context: &'b FetchContext,
+        reader: CopyReader,
+    ) -> Self {
+        let (at, claims, room) = (range.start, None, vec![0; ROOM]);
+        Self { blob, table, context, start, range, at, reader, claims, claim_most: 0, room }
+    }
+
     /// Claims what is missing of the pieces that will come soon.
     fn claim(&mut self) -> Result<(), SinkStop> {
         if self.claims.is_some() {
             return Ok(());
         }
         let Some(pieces) = self.reader.pieces().map_err(|_| SinkStop)? else { return Ok(()) };
+        let end = self.range.end.min(self.range.start.saturating_add(self.claim_most));
         let mut claims = Vec::new();
-        let mut left = CLAIMED.min(self.range.end - self.range.start);
-        for piece in pieces {
-            let Some(rest) = left.checked_sub(piece.encoded_len as u64) else { break };
-            left = rest;
+        for piece in pieces.iter().take_while(|piece| self.start + piece.encoded.end <= end) {
             let runs = self.blob.map.bits().runs(grains_of(&piece.range), false);
             claims.extend(runs.flat_map(|run| self.blob.flights.claim_free(run)));
         }
         self.claims = Some(claims);
+        let come =
+            pieces.iter().take_while(|piece| self.start + piece.encoded.end <= self.range.end);
+        let come: Vec<Range<u64>> = come.map(|piece| piece.range.clone()).collect();
+        // Of what comes as a whole nobody is to take single pieces.
+        if self.range.start == self.start && come.len() < pieces.len() {
+            // Another may have been faster.
+            let _ = self.blob.copy.set(CopyState {
+                pieces: pieces.to_vec(),
+                start: self.start,
+                spent: AtomicU64::new(0),
+                is_broken: AtomicBool::new(false),
+                part: Mutex::default(),
+            });
+        }
+        // At once: else each piece would wait for its own.
+        if let Err(error) = self.table.prepare(&come, self.context) {
+            tracing::debug!(%error, "digests were not fetched ahead");
+        }
         Ok(())
     }
 
     /// Keeps a piece, if it is what the table says.
     fn keep(&mut self, range: &Range<u64>, bytes: &[u8]) -> Result<(), SinkStop> {
         let blob: &'a BlobInner = self.blob;
-        let digests = self.table.digests(range.clone(), &self.context).map_err(|_| SinkStop)?;
+        let grains = grains_of(range);
+        if blob.map.bits().all(grains.clone()) {
+            return Ok(());
+        }
+        let digests = self.table.digests(range.clone(), self.context).map_err(|_| SinkStop)?;
         if let Err(error) = digests.verify(range.start, bytes) {
             count(&blob.counters.verification_failures, 1);
             tracing::warn!(blob = %blob.id, %error, "a copy is wrong, and not used");
@@ -93,7 +280,6 @@ impl<'a> CopySink<'a> {
         }
         let claims = self.claims.get_or_insert_default();
         // They are in order, as the pieces are.
-        let grains = grains_of(range);
         let behind = claims.iter().position(|lead| lead.range().start >= grains.end);
         let mut mine: Vec<Lead<'a>> = claims.drain(..behind.unwrap_or(claims.len())).collect();
         let runs: Vec<Range<u64>> = blob.map.bits().runs(grains, false).collect();
@@ -116,7 +302,7 @@ impl<'a> CopySink<'a> {
     }
 }
 
-impl Sink for CopySink<'_> {
+impl Sink for CopySink<'_, '_> {
     fn begin(&mut self, offset: u64, _total: Option<u64>) -> Result<(), SinkStop> {
         self.at = offset;
         // Who sends the whole table is not waited for.

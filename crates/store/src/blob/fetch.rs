@@ -67,6 +67,7 @@ impl BlobInner {
         let missing: u64 =
             bits.runs(grains_of(range), false).map(|run| (run.end - run.start) * GRAIN).sum();
         count(&this.counters.wanted_bytes, missing);
+        this.fill_from_copy(range, demand, start);
         for piece in this.plan(range) {
             if let Err(error) = Self::fill_for(this, &piece, hand.as_deref_mut(), demand, start) {
                 lock(&this.window).failed(&piece);
@@ -293,6 +294,9 @@ impl BlobInner {
         count(&counters.fetches, 1);
         let _flying = Flying::new(&counters.in_flight);
         let here = table.map(|table| table.cached(range.clone()));
+        // Without digests the bytes are nothing, and a reader may wait for them.
+        let context =
+            &FetchContext { priority: context.priority.max(Priority::Ahead), ..context.clone() };
         let cloned = table.cloned();
         let (result, stop, at) = match here {
             None | Some(Some(_)) => {

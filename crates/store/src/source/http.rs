@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use url::Url;
 
-/// Bytes that come with the question for the size, and serve the first read.
+/// Bytes that come with the question for the size, and serve the first read; and if whoever asks will read
+/// the start at once.
 const HEAD_LEN: u64 = 8 * 1024;
+const HEAD_LEN_WANTED: u64 = 128 * 1024;
 
 /// What a source over HTTP needs to know.
 #[derive(Clone, Debug)]
@@ -308,7 +310,7 @@ impl HttpSource {
 
     /// Asks for the first bytes; the size comes with them.
     fn ask_identity(&self, context: &FetchContext) -> Result<u64, FetchError> {
-        let asked = 0..HEAD_LEN;
+        let asked = 0..if context.head { HEAD_LEN_WANTED } else { HEAD_LEN };
         let mut answer = self.resource.open(&self.ask(asked.clone(), context))?;
         match answer.status() {
             206 => {

@@ -18,19 +18,27 @@ const HEADER_LEN: usize = 16;
 const ENTRY_LEN: usize = 16;
 /// Decoded bytes of a piece.
 const PIECE_MAX: u64 = 1 << 20;
-/// A multiple of all usual groups, so that pieces need few digests.
-const PIECE: u64 = 512 << 10;
+/// A multiple of all usual groups, so that pieces need few digests; so small that a reader who wants a page
+/// of it waits hardly longer than for the page (one of metadata has 45 KB here, encoded).
+const PIECE: u64 = 256 << 10;
 const PIECES_MAX: usize = 1 << 12;
 /// Bytes of the blob that are copied: the first metadata of larger images is that of their directories.
 const COPIED_MAX: u64 = 64 << 20;
 /// A level that packs metadata nearly as well as the highest, at 30 MB/s.
 const LEVEL: i32 = 9;
 
-/// A part of the blob, and how many bytes it has in the copy.
+/// A part of the blob, and where it is in the copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Piece {
     pub(crate) range: Range<u64>,
-    pub(crate) encoded_len: usize,
+    pub(crate) encoded: Range<u64>,
+}
+
+impl Piece {
+    /// Encoded bytes, which are no more than [`PIECE_MAX`].
+    const fn encoded_len(&self) -> usize {
+        (self.encoded.end - self.encoded.start) as usize
+    }
 }
 
 /// Bytes of the blob, and where they are in it.
@@ -94,7 +102,7 @@ fn encode(raw: &[u8]) -> io::Result<Vec<u8>> {
     Ok(encoded)
 }
 
-/// Reads a copy as it comes.
+/// Reads a copy as it comes, or a run of its pieces.
 #[derive(Debug, Default)]
 pub(crate) struct CopyReader {
     size: u64,
@@ -107,6 +115,11 @@ impl CopyReader {
     /// Of a blob of `size` bytes.
     pub(crate) fn new(size: u64) -> Self {
         Self { size, ..Self::default() }
+    }
+
+    /// Of these pieces, which follow each other in the copy, without the index before them.
+    pub(crate) fn of_pieces(pieces: Vec<Piece>) -> Self {
+        Self { pieces: Some(pieces.into_iter()), ..Self::default() }
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -126,19 +139,25 @@ impl CopyReader {
         self.pieces.as_ref().is_some_and(|pieces| pieces.as_slice().is_empty())
     }
 
+    /// What came of a piece that did not come whole, and where that begins in the copy.
+    pub(crate) fn into_rest(self) -> Option<(u64, Vec<u8>)> {
+        let next = self.pieces.as_ref()?.as_slice().first()?.encoded.start;
+        Some((next, self.bytes)).filter(|(_, bytes)| !bytes.is_empty())
+    }
+
     /// The next piece, decoded, if all of it has come.
     pub(crate) fn next(&mut self) -> Result<Option<Decoded>, CopyError> {
         self.pieces()?;
         let Some(pieces) = &mut self.pieces else { return Ok(None) };
         let Some(piece) = pieces.as_slice().first().cloned() else { return Ok(None) };
-        let Some(encoded) = self.bytes.get(..piece.encoded_len) else { return Ok(None) };
+        let Some(encoded) = self.bytes.get(..piece.encoded_len()) else { return Ok(None) };
         let len = usize::try_from(piece.range.end - piece.range.start);
         let mut raw = vec![0; len.map_err(|_| CopyError::Piece)?];
         let decoded = zstd_safe::decompress(raw.as_mut_slice(), encoded);
         if decoded != Ok(raw.len()) {
             return Err(CopyError::Piece);
         }
-        self.bytes.drain(..piece.encoded_len);
+        self.bytes.drain(..piece.encoded_len());
         pieces.next();
         Ok(Some((piece.range, raw)))
     }
@@ -160,7 +179,8 @@ impl CopyReader {
         let Some(entries) = self.bytes.get(HEADER_LEN..end) else { return Ok(None) };
         let mut pieces: Vec<Piece> = Vec::with_capacity(count);
         for entry in entries.chunks_exact(ENTRY_LEN) {
-            let piece = self.piece(entry).ok_or(CopyError::Pieces)?;
+            let at = pieces.last().map_or(end as u64, |last| last.encoded.end);
+            let piece = self.piece(entry, at).ok_or(CopyError::Pieces)?;
             if pieces.last().is_some_and(|last| piece.range.start < last.range.end) {
                 return Err(CopyError::Pieces);
             }
@@ -170,16 +190,17 @@ impl CopyReader {
         Ok(Some(pieces))
     }
 
-    fn piece(&self, entry: &[u8]) -> Option<Piece> {
+    /// The piece that an entry tells, whose encoded bytes begin at `at` of the copy.
+    fn piece(&self, entry: &[u8], at: u64) -> Option<Piece> {
         let (start, rest) = entry.split_first_chunk::<8>()?;
         let (len, rest) = rest.split_first_chunk::<4>()?;
-        let encoded_len = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+        let encoded_len = u64::from(u32::from_le_bytes(*rest.first_chunk::<4>()?));
         let (start, len) = (u64::from_le_bytes(*start), u64::from(u32::from_le_bytes(*len)));
         let end = start.checked_add(len)?;
         let whole = |at: u64| at.is_multiple_of(GRAIN_MIN) || at == self.size;
-        let fits = len > 0 && len <= PIECE_MAX && u64::from(encoded_len) <= len;
+        let fits = len > 0 && len <= PIECE_MAX && encoded_len <= len;
         (fits && end <= self.size && whole(start) && whole(end))
-            .then_some(Piece { range: start..end, encoded_len: encoded_len as usize })
+            .then_some(Piece { range: start..end, encoded: at..at.checked_add(encoded_len)? })
     }
 }
 
@@ -223,15 +244,17 @@ mod tests {
             let expected = [
                 0..4096,
                 401_408..524_288,
-                524_288..1_048_576,
-                1_048_576..1_572_864,
+                524_288..786_432,
+                786_432..1_048_576,
+                1_048_576..1_310_720,
+                1_310_720..1_572_864,
                 1_572_864..1_699_840,
                 2_904_064..3_000_001,
             ];
             assert_eq!(ranges, expected);
         }
         // Cut off: what came whole is there.
-        assert_eq!(read(3_000_001, &copy[..copy.len() - 1], 1000).unwrap().len(), 5);
+        assert_eq!(read(3_000_001, &copy[..copy.len() - 1], 1000).unwrap().len(), 7);
         assert!(make_copy(&file, &[]).unwrap().is_empty());
     }
 
@@ -252,9 +275,9 @@ mod tests {
         assert_eq!(with(16, &[1]), CopyError::Pieces, "no whole grain");
         assert_eq!(with(24, &u32::MAX.to_le_bytes()), CopyError::Pieces, "too large");
         assert_eq!(with(32, &[0; 8]), CopyError::Pieces, "overlap");
-        let less = (256_u32 << 10).to_le_bytes();
+        let less = (128_u32 << 10).to_le_bytes();
         assert_eq!(with(24, &less), CopyError::Piece, "more comes out than it says");
-        assert_eq!(with(16 + 32, b"no frame"), CopyError::Piece);
+        assert_eq!(with(16 + 64, b"no frame"), CopyError::Piece);
         assert_eq!(read(900_000, &copy, 50_000).unwrap_err(), CopyError::Pieces, "another blob");
     }
 

@@ -9,18 +9,20 @@ use super::{Geometry, Head, Layout, PAGE_LEN, PageCache, Pin, TableError};
 use crate::{FetchContext, FetchError, FetchErrorKind, RangeSource};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 /// A table up to this is fetched whole at once.
 const WHOLE_MAX: u64 = 128 << 10;
-/// Coarse pages that are fetched with the first of them: of half a GiB with usual sizes. Who reads
-/// in large pieces needs nothing else, and 256 KiB are less than a round trip of most links.
-const COARSE_RUN: u64 = 64;
+/// Coarse pages that are fetched with the first of them: of 128 MiB with usual sizes. Who reads in large
+/// pieces needs nothing else; and who waits for the first of them does not wait long for the others.
+const COARSE_RUN: u64 = 16;
 /// What is asked for of a table whose size is not known: the head for a blob of 1 GiB, and some coarse
 /// pages; of a smaller blob fine pages come along, which may be for nothing.
 const HEAD_GUESS: u64 = 96 << 10;
+/// Threads that fetch pages far apart: each waits for a round trip.
+const PREPARING_THREADS: usize = 8;
 /// Pages that nobody asked for are fetched if so many or fewer lie between two that are.
 const GAP_MAX: u64 = 2;
 
@@ -235,13 +237,28 @@ impl Table {
         let missing: Vec<u32> =
             needed.into_iter().filter(|page| self.local(*page).is_none()).collect();
         let near = |a: &u32, b: &u32| u64::from(*b) <= u64::from(*a) + 1 + GAP_MAX;
-        for pages in missing.chunk_by(near) {
-            // Claimed one run after the other: who needs a page must not wait for the runs before it.
-            let mut claim = Claim { table: self, pages: vec![] };
-            let runs = claim.runs_now(pages);
-            self.fetch_runs(&runs, context)?;
-        }
-        Ok(())
+        let chunks: Vec<&[u32]> = missing.chunk_by(near).collect();
+        let next = AtomicUsize::new(0);
+        let fetch = || -> Result<(), TableError> {
+            while let Some(pages) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // Claimed one run after the other: who needs a page must not wait for those before it.
+                let mut claim = Claim { table: self, pages: vec![] };
+                let runs = claim.runs_now(pages);
+                if let Err(error) = self.fetch_runs(&runs, context) {
+                    next.store(chunks.len(), Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others = chunks.len().min(PREPARING_THREADS).saturating_sub(1);
+            let others: Vec<_> = (0..others).map(|_| scope.spawn(fetch)).collect();
+            let mine = fetch();
+            others.into_iter().fold(mine, |result, other| {
+                result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })
+        })
     }
 
     /// Whether `bytes` at `offset` of the blob, whole grains, are those of the blob.
@@ -478,7 +495,7 @@ fn try_head(
     counters: &Counters,
 ) -> Result<(Head, Vec<u8>), TableError> {
     let first_len = |layout: &Layout| {
-        let coarse = layout.coarse_page_count().min(COARSE_RUN / 4);
+        let coarse = layout.coarse_page_count().min(COARSE_RUN);
         let end = if layout.len() <= WHOLE_MAX { layout.page_count() } else { coarse };
         layout.page_offset(end)
     };
@@ -508,7 +525,8 @@ fn try_head(
         return Err(TableError::OtherSize { expected, found });
     }
     let come = bytes.len() as u64;
-    if first_len(&layout) > come {
+    // The first pages are worth no round trip, but for the one that the first bytes of the blob need.
+    if first_len(&layout).min(layout.page_offset(1)) > come {
         bytes.extend(counters.fetch(source, come..first_len(&layout), context)?);
     }
     let more = bytes.split_off(layout.head_len() as usize);
