@@ -45,6 +45,7 @@ pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
 pub use ferrofs_fuse::{SessionError, SessionStats};
 pub use files::ImageFiles;
 pub use fs::ErofsFs;
+pub use keeper::guard::{GUARD_COMMAND, guard};
 pub use keeper::{Keeper, Patience, WORKER_COMMAND};
 pub use lazy::{LazySpec, PINS_XATTR, metadata_ranges};
 pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, WorkerLog, mount};

@@ -156,10 +156,10 @@ fn read_all(scratch: &Scratch, files: &[std::fs::File]) -> usize {
 }
 
 /// The kernel reads holes as zeros if nobody keeps it waiting any more: the worker must, when the
-/// keeper is gone, and the keeper when no worker comes.
+/// keeper is gone, the keeper when no worker comes, and the guard when both are gone.
 #[test]
 fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
-    for dies in ["keeper", "worker"] {
+    for dies in ["keeper", "worker", "both"] {
         let scratch = incompressible();
         let Some(mut kept) = Kept::lazy(&scratch, "fanotify", "soft=1") else { return };
         let worker = kept.worker().unwrap();
@@ -167,8 +167,11 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
             std::fs::File::open(kept.target.join("many").join(number.to_string())).unwrap()
         };
         let files: Vec<_> = (0..40).map(open).collect();
-        if dies == "keeper" {
+        if dies != "worker" {
             kept.keeper.kill().unwrap();
+            if dies == "both" {
+                kill_process(worker, Signal::KILL).unwrap();
+            }
             kept.keeper.wait().unwrap();
         } else {
             // Without its image no worker can go on.
