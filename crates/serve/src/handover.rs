@@ -36,6 +36,9 @@ pub(crate) enum ToWorker {
     Fill(Fill),
     /// The mount is gone: end.
     End,
+    /// Instead of all this: have the group that comes along, and see that no holes are read when nobody
+    /// else has it any more.
+    Guard,
 }
 
 /// From the worker.

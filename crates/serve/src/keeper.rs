@@ -10,6 +10,7 @@ mod begin;
 mod canary;
 mod held;
 pub(crate) mod marks;
+pub(crate) mod warden;
 
 use crate::handover::{Front, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send};
 use crate::{Chosen, Error, Result, WorkerLog};
@@ -281,7 +282,12 @@ impl Keeper {
             takeovers: self.restarts,
             uptime: self.mounted.elapsed(),
         };
-        send(&worker.socket, &ToWorker::Serve(serve), &[device])?;
+        let lifeline = match &self.held {
+            Held::Marks(asking) => Some(asking.warden.lifeline()),
+            _ => None,
+        };
+        let fds: Vec<_> = lifeline.into_iter().chain([device]).collect();
+        send(&worker.socket, &ToWorker::Serve(serve), &fds)?;
         if let Held::Marks(asking) = &self.held {
             for fill in asking.marks.unanswered() {
                 send(&worker.socket, &ToWorker::Fill(fill), &[])?;

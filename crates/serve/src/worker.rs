@@ -9,6 +9,7 @@ use crate::handover::{
     Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
 use crate::keeper::marks::{self, Instance, Marks};
+use crate::keeper::warden;
 use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
 use crate::prefetch::{self, Ahead, Recording};
 use crate::server::{Place, Server};
@@ -56,7 +57,13 @@ pub fn work() -> u8 {
 }
 
 fn serve(socket: &OwnedFd) -> Result<()> {
-    let ToWorker::Prepare(plan) = next(socket)?.0 else { return Err(Error::Answer) };
+    let plan = match next(socket)? {
+        (ToWorker::Prepare(plan), _) => plan,
+        (ToWorker::Guard, mut fds) => {
+            return warden::watch(socket, fds.pop().ok_or(Error::Answer)?);
+        }
+        _ => return Err(Error::Answer),
+    };
     if let Some(score) = plan.oom_score {
         // It was the user's choice; if it stays lower than that, nothing breaks.
         let _ = ferrofs_linux::process::set_oom_score(score);
@@ -73,6 +80,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     let opened = Opened { devices: devices.len(), obstacle: kernel::obstacle(&image) };
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
     say(socket, &ToKeeper::Prepared(opened))?;
+    // What else comes along is kept until the end: by that others see that this process lives.
     let (message, mut fds) = next(socket)?;
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
@@ -317,7 +325,7 @@ impl Filling {
 }
 
 /// The keeper is done, or gone: then who reads what is not there must get errors from here.
-fn guard(mounted: &Mounted, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
+pub(crate) fn guard(mounted: &Mounted, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
     let fail = |error| Error::Io { doing: "guard the mount", error };
     let (target, names) = (PathBuf::from(&mounted.target), mounted.instance.clone());
     let instance = Instance::new(target.clone(), mounted.device, names).map_err(fail)?;

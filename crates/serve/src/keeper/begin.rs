@@ -3,6 +3,7 @@
 
 use super::held::{self, Asking, Held};
 use super::marks::Marks;
+use super::warden::Warden;
 use super::{Keeper, Worker, canary, hand_over_failed, hear_failed, timespec};
 use crate::handover::{Front, Opened, Plan, Serving, ToKeeper, ToWorker, receive};
 use crate::{Chosen, Error, FusePlan, Method, MountSpec, Result, device_files};
@@ -138,8 +139,9 @@ impl Keeper {
         let devices = prepared.opened.devices;
         let lazy = spec.lazy.as_ref().ok_or(Error::Answer)?;
         canary::check(&lazy.cache_folder())?;
+        let warden = Warden::start(group.as_fd(), &spec.log).map_err(fail("start a process"))?;
         let marks = Marks::new(group, Vec::new());
-        let held = Held::Marks(Box::new(Asking { marks, mounted: None }));
+        let held = Held::Marks(Box::new(Asking { marks, warden, mounted: None }));
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         let mut files = Vec::new();

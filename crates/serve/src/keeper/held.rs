@@ -8,6 +8,7 @@ use crate::control;
 use crate::device_files;
 use crate::handover::{Fill, Front, Fuse, Mounted, Opened};
 use crate::keeper::marks::{self, Instance, Marks};
+use crate::keeper::warden::Warden;
 use crate::{Error, MountMethod, MountSpec, Result};
 use ferrofs_fuse::{Connection, MountHow, Unmounter};
 use ferrofs_linux::{MountFlags, MountRequest, mountinfo};
@@ -44,6 +45,7 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) marks: Marks,
+    pub(super) warden: Warden,
     /// Of the kernel's mount, once it is made.
     pub(super) mounted: Option<(Unmounter, Mounted, Instance)>,
 }
@@ -159,6 +161,7 @@ impl Held {
             Self::Tree(_) => {}
             Self::Files { unmounter, .. } => *unmounter = Some((found, mounted.clone())),
             Self::Marks(asking) => {
+                asking.warden.mounted(mounted)?;
                 let names = mounted.instance.clone();
                 let instance = Instance::new(target, mounted.device, names)?;
                 asking.mounted = Some((found, mounted.clone(), instance));
@@ -183,7 +186,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Self::Marks(asking) = self
-            && let Asking { marks, mounted: Some((unmounter, _, instance)) } = &mut **asking
+            && let Asking { marks, mounted: Some((unmounter, _, instance)), .. } = &mut **asking
         {
             // The group must not be let go of before nobody can read any more.
             let flags = ferrofs_linux::UnmountFlags { lazy: true, force: false };
