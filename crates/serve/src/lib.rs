@@ -38,7 +38,7 @@ pub use control::remount;
 pub use domain::{
     DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, SharedMount,
     Stopped, domain_stats, domains_dead, domains_running, kernel_shares, mount_shared,
-    mount_shared_by_kernel, not_for_kernel_sharing, serve_domain, stop_domain,
+    mount_shared_by_kernel, not_for_kernel_sharing, serve_domain, shared_by_kernel, stop_domain,
 };
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
