@@ -83,7 +83,8 @@ impl Craft {
             let mut prefix = encoder.compress_prefix(rest, &mut encoded).expect("it compresses");
             // Of less the encoder may take less still.
             let mut whole = prefix.consumed / block * block;
-            while options.aligned && prefix.consumed < rest.len() && prefix.consumed % block > 0 {
+            let is_good = |end: usize| end == rest.len() || end.is_multiple_of(block);
+            while options.aligned && !is_good(prefix.consumed) {
                 prefix =
                     encoder.compress_prefix(&rest[..whole], &mut encoded).expect("it compresses");
                 whole -= block;
