@@ -107,7 +107,7 @@ END
 
 if [ -z "${PAIRS:-}" ]; then
     shared
-    programs | sed "s|^|$PWD/|" >"$work/tests"
+    programs | sed "s|^\([^/]\)|$PWD/\1|" >"$work/tests"
 fi
 for suite in ${SUITES:-sid}; do
     "$here/fetch.sh" "$dir/$suite" "$suite"
