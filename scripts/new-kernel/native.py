@@ -118,6 +118,20 @@ def pairs(expected):
         )
 
 
+def controlled():
+    """A mount that is changed goes on sharing, and is listed."""
+    done = mount(f"{IMAGES}/a.lz4", PLACES[0], "one")
+    assert done.returncode == 0, done.stderr
+    words = ["mount", "-o", "remount,cache_strategy=disabled", PLACES[0]]
+    done = subprocess.run([FERROFS, *words], stderr=subprocess.PIPE, text=True, check=False)
+    options = options_of(PLACES[0])
+    good = done.returncode == 0 and {"inode_share", "cache_strategy=disabled"} <= set(options)
+    check(good, f"a remount keeps the sharing: {','.join(options)} {done.stderr.strip()}")
+    listed = subprocess.run([FERROFS, "share", "ls"], stdout=subprocess.PIPE, text=True, check=False)
+    check(PLACES[0] in listed.stdout, f"share ls: {listed.stdout.strip()}")
+    umount(PLACES[0])
+
+
 def apart(expected):
     result, *_ = two("lz4", "lz4", ("one", "two"))
     check(result["frame_bytes"] == expected.none, "two domains share nothing")
@@ -155,6 +169,7 @@ def main():
     print(f"figure: trees of {mb(expected.none)} MB, {mb(expected.whole)} MB with each content once")
     pairs(expected)
     apart(expected)
+    controlled()
     lies()
     print(json.dumps({"failed": failed}))
     return 1 if failed else 0

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == ferrofs_serve::WORKER_COMMAND) {
         return ExitCode::from(commands::mount::work());
     }
+    if words.get(1).is_some_and(|word| word == ferrofs_serve::GUARD_COMMAND) {
+        return ExitCode::from(ferrofs_serve::guard());
+    }
     if words.get(1).is_some_and(|word| word == ferrofs_serve::DOMAIN_COMMAND) {
         return ExitCode::from(commands::mount::serve_domain(words.get(2..).unwrap_or_default()));
     }

@@ -11,7 +11,7 @@ use ferrofs_format::compression::CompressionConfigs;
 use ferrofs_format::device::{DeviceSlot, SLOT_LEN};
 use ferrofs_format::inode::FileType;
 use ferrofs_format::num::{u64_from_usize, usize_from_u64};
-use ferrofs_format::superblock::SuperBlock;
+use ferrofs_format::superblock::{BASE_LEN, SuperBlock};
 use ferrofs_format::{Nid, checksum, limits};
 use std::fmt;
 use std::io::IoSliceMut;
@@ -297,6 +297,10 @@ fn read_superblock(primary: &Device, ignore_checksum: bool) -> Result<SuperBlock
     let at = limits::SUPERBLOCK_OFFSET;
     // As much as the largest block holds, or the device has.
     let have = primary.size().saturating_sub(at).min(65536);
+    if have < u64_from_usize(BASE_LEN) {
+        let what = "not an EROFS image: it ends before its superblock does; its size";
+        return Err(Error::corrupt(place(at), what, primary.size()));
+    }
     let mut bytes = vec![0; usize_from_u64(have)];
     primary.read(0, at, &mut bytes)?;
     let superblock = SuperBlock::parse(&bytes).map_err(|error| Error::format(error, place(at)))?;

@@ -8,6 +8,7 @@
 
 mod begin;
 mod canary;
+pub(crate) mod guard;
 mod held;
 pub(crate) mod marks;
 
@@ -120,6 +121,17 @@ fn hand_over_failed(error: io::Error) -> Error {
 
 fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs().min(1 << 30) as i64, tv_nsec: time.subsec_nanos().into() }
+}
+
+/// Wishes that the system may not grant.
+fn stay_in_memory() {
+    // Killed last, but not never: it can be replaced by mounting again.
+    if let Err(error) = ferrofs_linux::process::set_oom_score(-900) {
+        tracing::debug!(%error, "killed as readily as others when memory is short");
+    }
+    if let Err(error) = ferrofs_linux::process::lock_memory() {
+        tracing::debug!(%error, "memory is not locked");
+    }
 }
 
 /// How the wait for something to happen ended.
@@ -281,7 +293,9 @@ impl Keeper {
             takeovers: self.restarts,
             uptime: self.mounted.elapsed(),
         };
-        send(&worker.socket, &ToWorker::Serve(serve), &[device])?;
+        let guard = self.held.guard();
+        let fds: Vec<_> = guard.into_iter().chain([device]).collect();
+        send(&worker.socket, &ToWorker::Serve(serve), &fds)?;
         if let Held::Marks(asking) = &self.held {
             for fill in asking.marks.unanswered() {
                 send(&worker.socket, &ToWorker::Fill(fill), &[])?;

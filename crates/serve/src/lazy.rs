@@ -29,7 +29,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
@@ -38,6 +38,8 @@ const HEAD_LEN: u64 = 128 << 10;
 const HEAD_LEN_BESIDE: u64 = 8 << 10;
 /// How long an image may take to be found and opened.
 const OPEN_TIME: Duration = Duration::from_secs(60);
+/// What is left of it for the image's head at least, so that an error can tell why.
+const OPEN_TIME_MIN: Duration = Duration::from_secs(5);
 
 /// An image that is read on demand.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -243,8 +245,8 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn blob(&self, found: &FoundBlob, head_len: u64) -> Result<Blob> {
-        let patience = Demand::soft(OPEN_TIME);
+    fn blob(&self, found: &FoundBlob, head_len: u64, patience: Duration) -> Result<Blob> {
+        let patience = Demand::soft(patience);
         Ok(self.opener.open_with_head(found, self.policy, head_len, &patience)?)
     }
 
@@ -253,13 +255,15 @@ impl Opening<'_> {
     }
 
     fn image(&self) -> Result<LazyImage> {
-        let primary = self.blob(&self.found.primary()?, self.head_len)?;
+        let begin = Instant::now();
+        let primary = self.blob(&self.found.primary()?, self.head_len, OPEN_TIME)?;
         if self.beside {
             // Not even by the reads that open it, until it is known what others have.
             primary.leave_out(std::slice::from_ref(&(0..primary.size())));
         }
         let fail = |error| Error::Image { path: PathBuf::from(&self.spec.location), error };
-        let patience = Demand::soft(OPEN_TIME);
+        // What has passed was waited for the same server.
+        let patience = Demand::soft(OPEN_TIME.saturating_sub(begin.elapsed()).max(OPEN_TIME_MIN));
         match primary.ensure(0..self.head_len.min(primary.size()), &patience) {
             // It is read without being kept.
             Err(StoreError::NoSpace { .. }) => {}
@@ -292,7 +296,7 @@ impl Opening<'_> {
                 }
                 None => self.found.blob(&tag, pin)?,
             };
-            let blob = match self.blob(&found, 0) {
+            let blob = match self.blob(&found, 0, OPEN_TIME) {
                 Err(Error::Store(StoreError::Unverified { source })) => {
                     let name = if tag.is_empty() { (number + 1).to_string() } else { tag };
                     return Err(Error::DeviceUnverified { source, name });

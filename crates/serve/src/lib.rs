@@ -38,13 +38,14 @@ pub use control::remount;
 pub use domain::{
     DOMAIN_COMMAND, DomainImage, DomainStats, KEEP_SECONDS, Mechanism, ShareSpec, SharedMount,
     Stopped, domain_stats, domains_dead, domains_running, kernel_shares, mount_shared,
-    mount_shared_by_kernel, not_for_kernel_sharing, serve_domain, stop_domain,
+    mount_shared_by_kernel, not_for_kernel_sharing, serve_domain, shared_by_kernel, stop_domain,
 };
 pub use error::{Error, Result};
 pub use ferrofs_engine::{Engine, EngineConfig, EngineStats};
 pub use ferrofs_fuse::{SessionError, SessionStats};
 pub use files::ImageFiles;
 pub use fs::ErofsFs;
+pub use keeper::guard::{GUARD_COMMAND, guard};
 pub use keeper::{Keeper, Patience, WORKER_COMMAND};
 pub use lazy::{LazySpec, PINS_XATTR, metadata_ranges};
 pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, WorkerLog, mount};

@@ -8,15 +8,14 @@ use crate::device_files::{self, DeviceFiles};
 use crate::handover::{
     Fill, Front, Mounted, Opened, Plan, Serve, Serving, ToKeeper, ToWorker, receive, send,
 };
-use crate::keeper::marks::{self, Instance, Marks};
+use crate::keeper::guard;
 use crate::lazy::{self, LazyDevice, LazyImage, LazySpec, Whence};
 use crate::prefetch::{Ahead, Recording};
 use crate::server::{Place, Server};
 use crate::{ErofsFs, Error, Result, kernel};
 use ferrofs_fuse::{MountHow, ReadOnlyFs, Session, Transport, Unmounter};
-use ferrofs_linux::fanotify::PreAccess;
 use ferrofs_linux::{UnmountFlags, mountinfo};
-use ferrofs_store::{Blob, Cancel, KernelFiles, KernelHold, Policy};
+use ferrofs_store::{Blob, Cancel, KernelFiles, Policy};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fs::File;
@@ -31,8 +30,6 @@ use std::time::{Duration, Instant};
 const FILLING_THREADS: usize = 16;
 /// How long threads have to end when the mount is gone.
 const LAST_TIME: Duration = Duration::from_millis(500);
-/// No keeper has a descriptor of this number.
-const NUMBERS_END: i32 = 1 << 20;
 
 /// Works for the keeper at the other end of the standard input, until the mount is gone. The exit
 /// code: 0 if nothing is left to be served.
@@ -76,6 +73,7 @@ fn serve(socket: &OwnedFd) -> Result<()> {
     let fs = Arc::new(ErofsFs::new(Arc::new(image), plan.options()?.engine_config()));
     say(socket, &ToKeeper::Prepared(opened))?;
     let (message, mut fds) = next(socket)?;
+    // What else comes along tells the guard, to the end of this process, that it lives.
     let (ToWorker::Serve(serve), Some(device)) = (message, fds.pop()) else {
         return Err(Error::Answer);
     };
@@ -228,7 +226,11 @@ impl Work<'_> {
         }
         end.finish();
         drop(server);
-        guard(&mounted, group, devices)
+        // The keeper is done, or gone: then who reads what is not there must get errors from here.
+        let files = devices.iter().map(|device| device.blob().kernel_files());
+        let ended =
+            guard::end_mount(&mounted, group, files.map(|got| got.map_err(io::Error::other)));
+        ended.map_err(|error| Error::Io { doing: "guard the mount", error })
     }
 
     fn session(
@@ -323,30 +325,6 @@ impl Filling {
         // The threads end with the keeper only, and then nobody waits for an answer.
         let _ = self.queue.send(fill);
     }
-}
-
-/// The keeper is done, or gone: then who reads what is not there must get errors from here.
-fn guard(mounted: &Mounted, group: OwnedFd, devices: &[LazyDevice]) -> Result<()> {
-    let fail = |error| Error::Io { doing: "guard the mount", error };
-    let (target, names) = (PathBuf::from(&mounted.target), mounted.instance.clone());
-    let instance = Instance::new(target.clone(), mounted.device, names).map_err(fail)?;
-    if !instance.lives() {
-        return Ok(());
-    }
-    tracing::error!("the keeper is gone; the mount ends");
-    let unmounter = Unmounter::existing(target, mounted.device, MountHow::Direct);
-    if let Err(error) = unmounter.unmount(UnmountFlags { lazy: true, force: false }) {
-        tracing::error!(%error, "the mount stays");
-    }
-    let holds = devices.iter().map(|device| {
-        let files = device.blob().kernel_files()?;
-        KernelHold::new(files).map_err(fail)
-    });
-    // If a hold cannot be had everything is refused, which is as safe.
-    let holds = holds.collect::<Result<Vec<_>>>().unwrap_or_default();
-    let mut marks = Marks::new(PreAccess::adopt(group), holds);
-    marks::guard(&mut marks, &instance, NUMBERS_END);
-    Ok(())
 }
 
 /// Whoever reads when the mount is not among the others any more, or because its end waits for pages

@@ -130,6 +130,13 @@ impl Cache {
         Ok(Self { inner })
     }
 
+    /// Whether a folder looks like a cache's.
+    #[must_use]
+    pub fn is_cache(folder: &Path) -> bool {
+        let kinds = BlobKind::ALL.iter().map(|kind| kind.as_str());
+        kinds.chain([shared::NAME]).any(|name| folder.join(name).exists())
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -90,11 +90,14 @@ impl Opener {
     /// Finds an image within `patience`. Registries are asked for its manifest; of other places
     /// nothing is asked.
     pub fn find(&self, place: &ImagePlace, patience: Duration) -> Result<FoundImage, FetchError> {
-        let options = RemoteOptions {
+        let mut options = RemoteOptions {
             insecure: place.insecure,
             deadline: Instant::now().checked_add(patience),
             ..RemoteOptions::default()
         };
+        // What is verified needs no other proof of being the same: an object that is put there again,
+        // or servers that do not agree about its ETag, give the same bytes.
+        options.http.validate = place.pin.is_none();
         let find = |location: &Location| resolve_with(&self.client, location, &options);
         Ok(FoundImage {
             image: find(&place.location)?,
@@ -167,10 +170,11 @@ impl FoundImage {
     /// A data blob, by the tag that the image's device table gives it. Its pin is this one, else that
     /// of the image's place, else that of the manifest, if there is one.
     pub fn blob(&self, tag: &str, pin: Option<Pin>) -> Result<FoundBlob, FetchError> {
-        let remote = self.image.blob(tag)?;
-        // A mirror may have the image alone.
-        let mirrors = self.mirrors.iter().filter_map(|mirror| mirror.blob(tag).ok());
         let pin = pin.or_else(|| self.device_pins.get(tag).copied());
+        let validate = pin.is_none();
+        let remote = self.image.blob(tag, validate)?;
+        // A mirror may have the image alone.
+        let mirrors = self.mirrors.iter().filter_map(|mirror| mirror.blob(tag, validate).ok());
         self.found(remote, mirrors.map(|other| other.source).collect(), pin, None)
     }
 

@@ -200,6 +200,24 @@ pub(crate) struct MountArgs {
     pub(crate) ahead: AheadArgs,
 }
 
+impl MountArgs {
+    /// An option, if one was given, that is for images read on demand alone.
+    pub(crate) fn of_lazy(&self) -> Option<&'static str> {
+        let given = [
+            ("--pin", self.pin.is_some()),
+            ("--pin-device", !self.device_pins.pin_device.is_empty()),
+            ("--digests", self.digests.is_some()),
+            ("--insecure", self.insecure),
+            ("--mirror", !self.mirror.is_empty()),
+            ("--bandwidth", self.bandwidth.is_some()),
+            ("--cache-dir", self.cache_dir.is_some()),
+            ("--cache-dir-max", self.cache_dir_max.is_some()),
+        ];
+        let given = given.iter().find(|(_, given)| *given).map(|(name, _)| *name);
+        given.or(self.ahead.given()).or(self.network.given())
+    }
+}
+
 /// Ways to mount.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Method {

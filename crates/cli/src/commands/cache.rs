@@ -18,7 +18,8 @@ const WRONG: u8 = 4;
 pub(crate) fn run(args: &CacheArgs) -> anyhow::Result<u8> {
     let spec = LazySpec { cache: args.cache_dir.clone().map(Into::into), ..LazySpec::default() };
     let folder = spec.cache_folder();
-    if !folder.is_dir() {
+    // Not even an empty one is made here: a folder that was named by mistake stays as it is.
+    if !Cache::is_cache(&folder) {
         return Err(Advice::error(
             format!("there is no cache at {}", folder.display()),
             "name its folder by --cache-dir",

@@ -16,24 +16,27 @@ pub(crate) fn run(args: &LsArgs) -> anyhow::Result<u8> {
     let mut array = args.json.then(|| Array::begin(&mut out)).transpose()?;
     let mut written = Ok(());
     let mut code = 0;
-    ferrofs_check::list(&image, args.path.as_os_str().as_bytes(), args.recursive, |row| {
-        written = match (row, &mut array) {
-            (Ok(row), Some(array)) => array.push(&mut out, &row),
-            (Ok(row), None) => show(&mut out, &row, args),
-            (Err(error), _) => {
-                // The rest may be readable.
-                errors::print("ferrofs", &error.into());
-                code = 1;
-                Ok(())
-            }
-        };
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
+    let listed =
+        ferrofs_check::list(&image, args.path.as_os_str().as_bytes(), args.recursive, |row| {
+            written = match (row, &mut array) {
+                (Ok(row), Some(array)) => array.push(&mut out, &row),
+                (Ok(row), None) => show(&mut out, &row, args),
+                (Err(error), _) => {
+                    // The rest may be readable.
+                    errors::print("ferrofs", &error.into());
+                    code = 1;
+                    Ok(())
+                }
+            };
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
     written?;
     if let Some(array) = array {
         array.end(&mut out)?;
     }
     out.flush()?;
+    // Behind what there is: that is whole, also as JSON.
+    listed?;
     Ok(code)
 }
 

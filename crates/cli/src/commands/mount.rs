@@ -14,6 +14,7 @@ use ferrofs_serve::{
 use ferrofs_store::source::remote::Location;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,14 +74,21 @@ impl Running<'_> {
 }
 
 pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
+    let of_lazy = args.of_lazy();
     let mut options = MountOptions::default();
     options.engine.cache_bytes = args.cache;
     options.fuse.threads_max = args.threads;
+    if args.cache.is_some() {
+        options.fuse_only = Some(String::from("--cache"));
+    }
     if args.threads.is_some() {
-        options.fixed = Some(String::from("--threads"));
+        options.fuse_only = Some(String::from("--threads"));
+        options.fixed.clone_from(&options.fuse_only);
     }
     if args.allow_other {
         options.fuse.allow_other = Some(true);
+        options.fuse_only = Some(String::from("--allow-other"));
+        options.fixed.clone_from(&options.fuse_only);
     }
     if let Some(address) = args.metrics {
         options.fuse.metrics = Some(address);
@@ -101,6 +109,14 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         options.fixed.get_or_insert_with(|| String::from("--keeper"));
     }
     let mut files = args.image.files();
+    let is_lazy = files.image.to_str().is_some_and(Location::is_location) && !options.remount;
+    // Whoever gives a pin must not get an image that nobody has verified.
+    if let Some(option) = of_lazy.filter(|_| !is_lazy && !args.lazy) {
+        return Err(Advice::error(
+            format!("{option} is for images that are read on demand"),
+            "name the image by http://, https://, oci://, s3:// or file:///PATH",
+        ));
+    }
     let target = match args.target {
         Some(target) => target,
         // The one path that `-o remount` and `-o fsid=` need.
@@ -130,8 +146,9 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
+    let exists = files.image.exists();
     let mut lazy = match files.image.to_str() {
-        Some(text) if Location::is_location(text) && !options.remount => Some(LazySpec {
+        Some(text) if is_lazy => Some(LazySpec {
             location: text.to_owned(),
             // Servers in the background have another working directory.
             cache: args
@@ -150,7 +167,7 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
             network: args.network.network()?,
             ..LazySpec::default()
         }),
-        _ if args.lazy => {
+        name if args.lazy || name.is_some_and(|name| name.contains("://") && !exists) => {
             return Err(Advice::error(
                 format!("{} is no place to fetch from", files.image.display()),
                 "name it by http://, https://, oci://, s3:// or file:///PATH",
@@ -158,16 +175,8 @@ pub(crate) fn run(args: MountArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
-    let pins = (!args.device_pins.pin_device.is_empty()).then_some("--pin-device");
-    match (&mut lazy, args.ahead.given().or(args.network.given()).or(pins)) {
-        (Some(lazy), _) => args.ahead.apply(lazy)?,
-        (None, Some(option)) => {
-            return Err(Advice::error(
-                format!("{option} is for images that are read on demand"),
-                "name the image by http://, https://, oci://, s3:// or file:///PATH",
-            ));
-        }
-        (None, None) => {}
+    if let Some(lazy) = &mut lazy {
+        args.ahead.apply(lazy)?;
     }
     let method = match (args.kernel, args.fuse, args.method) {
         (true, _, _) | (_, _, Method::Kernel) => MountMethod::Kernel,
@@ -345,6 +354,8 @@ fn log(verbose: bool) {
     // Fails only if it was done before.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // A file of --log is read by people and programs alike.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(level)
         .without_time()
         .try_init();

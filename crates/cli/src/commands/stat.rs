@@ -4,9 +4,10 @@
 use crate::args::StatArgs;
 use crate::json::Array;
 use crate::output::{Out, kind_letter, mode_text};
-use crate::{size, time};
+use crate::{errors, size, time};
 use anyhow::Context;
 use ferrofs_check::{RawPath, Stat};
+use ferrofs_image::Image;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
@@ -14,21 +15,29 @@ pub(crate) fn run(args: &StatArgs) -> anyhow::Result<u8> {
     let image = args.image.open()?;
     let mut out = Out::new();
     let mut array = args.json.then(|| Array::begin(&mut out)).transpose()?;
+    let mut code = 0;
     for path in &args.paths {
-        let raw = RawPath::from(path.as_os_str().as_bytes());
-        let inode = ferrofs_check::find(&image, raw.as_bytes(), None)?;
-        let stat =
-            ferrofs_check::stat(&image, raw.clone(), &inode).with_context(|| raw.to_string())?;
-        match &mut array {
-            Some(array) => array.push(&mut out, &stat)?,
-            None => show(&mut out, &stat)?,
+        match (look(&image, path.as_os_str().as_bytes()), &mut array) {
+            (Ok(stat), Some(array)) => array.push(&mut out, &stat)?,
+            (Ok(stat), None) => show(&mut out, &stat)?,
+            (Err(error), _) => {
+                // The others may be there.
+                errors::print("ferrofs", &error);
+                code = 1;
+            }
         }
     }
     if let Some(array) = array {
         array.end(&mut out)?;
     }
     out.flush()?;
-    Ok(0)
+    Ok(code)
+}
+
+fn look(image: &Image, path: &[u8]) -> anyhow::Result<Stat> {
+    let raw = RawPath::from(path);
+    let inode = ferrofs_check::find(image, path, None)?;
+    ferrofs_check::stat(image, raw.clone(), &inode).with_context(|| raw.to_string())
 }
 
 fn show(out: &mut Out, stat: &Stat) -> io::Result<()> {

@@ -345,6 +345,79 @@ fn pins_are_kept_to() {
     run(&format!("digests {{}} --check {other}"), &[&image]).fails(1);
 }
 
+/// Nobody who gives a pin gets an image that was not verified, and no option is dropped in silence.
+#[test]
+fn options_of_images_elsewhere_are_for_them() {
+    let scratch = Scratch::new();
+    let (image, target) = (scratch.image(""), scratch.path("mnt"));
+    std::fs::create_dir(&target).unwrap();
+    let pin = format!("--pin blake3:{}", "0".repeat(64));
+    for option in [
+        &*pin,
+        "--digests file:///x",
+        "--insecure",
+        "--mirror http://127.0.0.1:1/",
+        "--bandwidth 1M",
+        "--cache-dir /nowhere",
+        "--cache-dir-max 1M",
+        "--prefetch all",
+    ] {
+        let error = run(&format!("mount {option} {{}} {{}}"), &[&image, &target]).fails(1);
+        let name = option.split(' ').next().unwrap();
+        assert!(error.contains(&format!("{name} is for images that are read on")), "{error}");
+    }
+    let error = run("mount --insecure ftp://127.0.0.1/x {}", &[&target]).fails(1);
+    assert!(error.contains("on demand") && error.contains("https://"), "{error}");
+    let error = run("mount ftp://127.0.0.1/x {}", &[&target]).fails(1);
+    assert!(error.contains("no place to fetch from") && error.contains("https://"), "{error}");
+    // Those of a FUSE server, too.
+    for option in ["--threads 2", "--cache 1M", "--allow-other"] {
+        let error = run(&format!("mount --kernel {option} {{}} {{}}"), &[&image, &target]).fails(1);
+        assert!(error.contains(option.split(' ').next().unwrap()), "{error}");
+        assert!(error.contains("only mounts by FUSE have it"), "{error}");
+    }
+}
+
+/// A folder that was named by mistake is told apart from an empty cache, and left as it is.
+#[test]
+fn a_folder_that_is_no_cache_is_left_alone() {
+    let scratch = Scratch::new();
+    for command in ["ls", "ls --json", "verify", "prune"] {
+        let words = format!("cache --cache-dir {{}} {command}");
+        let error = run(&words, &[&scratch.tree()]).fails(1);
+        assert!(error.contains("there is no cache at"), "{error}");
+    }
+    let names = std::fs::read_dir(scratch.tree()).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name == "space"), "{names:?}");
+}
+
+/// An object that is put there again, or is served by several machines, may have another `ETag`: what is
+/// verified needs none. Without digests it is all there is.
+#[test]
+fn who_verifies_does_not_mind_another_tag() {
+    for (pinned, readable) in [(true, true), (false, false)] {
+        let remote = Remote::new("");
+        let log = remote.scratch.path("log");
+        let words = format!("--prefetch none --method fuse -o soft=5 --log {}", log.display());
+        let trust = if pinned { format!("--pin {}", remote.pin) } else { "--insecure".to_owned() };
+        let Some(mounted) = remote.mount(&format!("{words} {trust}")) else { return };
+        let tag = |_: &Request, number| vec![Fault::Tag(format!("\"{number}\""))];
+        remote.origin.script(Box::new(tag));
+        let read = std::fs::read(mounted.0.join("dir/7"));
+        assert_eq!(read.is_ok(), readable, "{pinned}: {:?}", read.err());
+        if readable {
+            run("diff {} {}", &[&remote.scratch.tree(), &mounted.0]).ok();
+        } else {
+            let told = std::fs::read_to_string(log).unwrap();
+            assert!(told.contains("has changed on the server"), "{told}");
+            // No colours in a file.
+            assert!(!told.contains('\u{1b}'), "{told:?}");
+        }
+        run("umount {}", &[&mounted.0]).ok();
+    }
+}
+
 #[test]
 fn inspection_tells_where_bytes_went() {
     let remote = Remote::new("-z lz4 -C 64K");

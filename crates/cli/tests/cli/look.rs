@@ -28,6 +28,40 @@ fn listings() {
     assert!(error.contains("/nope") && error.contains("\nhelp: "), "{error}");
 }
 
+/// JSON is JSON also where something is not there, and what is there is told.
+#[test]
+fn what_is_missing_leaves_json_whole() {
+    let scratch = Scratch::new();
+    let image = scratch.image("");
+    let read = |words: &str, count: usize| {
+        let ended = run(words, &[&image]);
+        let json: serde_json::Value = serde_json::from_str(&ended.out)
+            .unwrap_or_else(|error| panic!("{words}: {error}: {:?}", ended.out));
+        assert_eq!(json.as_array().map(Vec::len), Some(count), "{words}");
+        let error = ended.fails(1);
+        assert!(error.contains("/nope"), "{error}");
+    };
+    read("ls --json {} /nope", 0);
+    read("stat --json {} /nope", 0);
+    read("stat --json {} /nope /small /nope/x /link", 2);
+    let ended = run("stat {} /nope /small", &[&image]);
+    assert!(ended.out.contains("File: /small"), "{}", ended.out);
+    ended.fails(1);
+}
+
+/// Too little to be an image is told as such.
+#[test]
+fn what_is_too_short_is_told_so() {
+    let scratch = Scratch::new();
+    let short = scratch.path("short");
+    for len in [0, 1023, 1151] {
+        fs::write(&short, vec![0; len]).unwrap();
+        let error = run("ls {}", &[&short]).fails(1);
+        assert!(error.contains("ends before its superblock"), "{error}");
+        assert!(error.contains("\nhelp: "), "{error}");
+    }
+}
+
 #[test]
 fn contents() {
     let scratch = Scratch::new();

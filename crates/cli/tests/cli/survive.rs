@@ -156,10 +156,10 @@ fn read_all(scratch: &Scratch, files: &[std::fs::File]) -> usize {
 }
 
 /// The kernel reads holes as zeros if nobody keeps it waiting any more: the worker must, when the
-/// keeper is gone, and the keeper when no worker comes.
+/// keeper is gone, the keeper when no worker comes, and the guard when both are killed at once.
 #[test]
 fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
-    for dies in ["keeper", "worker"] {
+    for dies in ["keeper", "worker", "both"] {
         let scratch = incompressible();
         let Some(mut kept) = Kept::lazy(&scratch, "fanotify", "soft=1") else { return };
         let worker = kept.worker().unwrap();
@@ -167,8 +167,21 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
             std::fs::File::open(kept.target.join("many").join(number.to_string())).unwrap()
         };
         let files: Vec<_> = (0..40).map(open).collect();
+        let keeper = Pid::from_child(&kept.keeper);
+        let children = children_of(keeper);
+        assert!(children.contains(&worker), "{children:?}");
         if dies == "keeper" {
             kept.keeper.kill().unwrap();
+            kept.keeper.wait().unwrap();
+        } else if dies == "both" {
+            for (process, signal) in [
+                (keeper, Signal::STOP),
+                (worker, Signal::STOP),
+                (worker, Signal::KILL),
+                (keeper, Signal::KILL),
+            ] {
+                kill_process(process, signal).unwrap();
+            }
             kept.keeper.wait().unwrap();
         } else {
             // Without its image no worker can go on.
@@ -183,13 +196,19 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
             assert!(!kept.ended().success());
         } else {
             let begin = Instant::now();
-            while test_kill_process(worker).is_ok() {
-                assert!(begin.elapsed() < LIMIT, "the worker lives on");
+            while children.iter().any(|child| test_kill_process(*child).is_ok()) {
+                assert!(begin.elapsed() < LIMIT, "a process lives on");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         assert!(!kept.is_mounted());
     }
+}
+
+fn children_of(pid: Pid) -> Vec<Pid> {
+    let pid = pid.as_raw_nonzero();
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    listed.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)).collect()
 }
 
 /// What is complete stays so: the kernel asks nobody, so nobody need be there to answer.

@@ -9,7 +9,10 @@ use super::client::{ShareSpec, SharedMount, folder_of};
 use crate::mount::{Chosen, MountMethod, MountSpec, Outcome, mount};
 use crate::{Error, Result};
 use ferrofs_image::format::features::CompatFeatures;
+use ferrofs_linux::mountinfo::{self, MountEntry};
 use std::ffi::OsStr;
+use std::io;
+use std::path::PathBuf;
 
 const OPTION: &str = "inode_share";
 /// As users ask for it.
@@ -64,4 +67,31 @@ pub fn mount_shared_by_kernel(mut spec: MountSpec, share: &ShareSpec) -> Result<
         share.domain
     );
     Ok(SharedMount { chosen: Chosen { reason, ..chosen }, metrics: None, notes: Vec::new() })
+}
+
+/// Where images are mounted whose content the kernel itself shares. It tells nobody in which domains.
+pub fn shared_by_kernel() -> io::Result<Vec<PathBuf>> {
+    Ok(shared_of(mountinfo::read()?))
+}
+
+fn shared_of(mounts: Vec<MountEntry>) -> Vec<PathBuf> {
+    let shares = |mount: &MountEntry| {
+        mount.fs_type == "erofs" && mount.super_options.split(',').any(|option| option == OPTION)
+    };
+    mounts.into_iter().filter(shares).map(|mount| mount.target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_mounts_are_told_by_their_option() {
+        let text = b"30 1 7:0 / /a ro - erofs /dev/loop0 ro,user_xattr,acl,inode_share\n\
+            31 1 7:1 / /b ro - erofs /dev/loop1 ro,user_xattr,acl\n\
+            32 1 7:2 / /c ro - ext4 /dev/loop2 ro,inode_share\n\
+            33 1 0:44 / /d\\040e ro - erofs /images/a.erofs ro,inode_share,cache_strategy=disabled\n";
+        let found = shared_of(mountinfo::parse(text));
+        assert_eq!(found, [PathBuf::from("/a"), PathBuf::from("/d e")]);
+    }
 }

@@ -38,7 +38,7 @@ pub use client::{
     mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
-pub use kernel::{kernel_shares, mount_shared_by_kernel, not_for_kernel_sharing};
+pub use kernel::{kernel_shares, mount_shared_by_kernel, not_for_kernel_sharing, shared_by_kernel};
 pub(crate) use message::exercise as exercise_message;
 pub use message::{DomainImage, DomainStats, Mechanism};
 pub(crate) use sight::Sight;

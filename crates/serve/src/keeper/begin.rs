@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a keeper comes to its mount: the first worker finds the image, then the kernel is asked.
 
+use super::guard::Guard;
 use super::held::{self, Asking, Held};
 use super::marks::Marks;
 use super::{Keeper, Worker, canary, hand_over_failed, hear_failed, timespec};
@@ -138,8 +139,9 @@ impl Keeper {
         let devices = prepared.opened.devices;
         let lazy = spec.lazy.as_ref().ok_or(Error::Answer)?;
         canary::check(&lazy.cache_folder())?;
+        let guard = Guard::start(group.as_fd(), &spec.log).map_err(fail("start a guard"))?;
         let marks = Marks::new(group, Vec::new());
-        let held = Held::Marks(Box::new(Asking { marks, mounted: None }));
+        let held = Held::Marks(Box::new(Asking { marks, guard, mounted: None }));
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         let mut files = Vec::new();
@@ -147,6 +149,7 @@ impl Keeper {
             let hold = keeper.take_files()?;
             files.push(hold.data().try_clone().map_err(fail("open a blob"))?);
             if let Held::Marks(asking) = &mut keeper.held {
+                asking.guard.add(&hold).map_err(fail("tell the guard"))?;
                 asking.marks.add(hold).map_err(fail("mark a blob in the cache"))?;
             }
         }
@@ -259,12 +262,6 @@ impl Keeper {
                  mount ends with errors",
             ));
         }
-        // Killed last, but not never: it can be replaced by mounting again.
-        if let Err(error) = ferrofs_linux::process::set_oom_score(-900) {
-            tracing::debug!(%error, "killed as readily as others when memory is short");
-        }
-        if let Err(error) = ferrofs_linux::process::lock_memory() {
-            tracing::debug!(%error, "memory is not locked");
-        }
+        super::stay_in_memory();
     }
 }

@@ -7,6 +7,7 @@
 use crate::control;
 use crate::device_files;
 use crate::handover::{Fill, Front, Fuse, Mounted, Opened};
+use crate::keeper::guard::Guard;
 use crate::keeper::marks::{self, Instance, Marks};
 use crate::{Error, MountMethod, MountSpec, Result};
 use ferrofs_fuse::{Connection, MountHow, Unmounter};
@@ -44,6 +45,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) marks: Marks,
+    /// Told by its end that nobody is left.
+    pub(super) guard: Guard,
     /// Of the kernel's mount, once it is made.
     pub(super) mounted: Option<(Unmounter, Mounted, Instance)>,
 }
@@ -69,6 +72,14 @@ impl Held {
         match self {
             Self::Tree(connection) | Self::Files { connection, .. } => connection.device(),
             Self::Marks(asking) => Some(asking.marks.group()),
+        }
+    }
+
+    /// What the worker gets besides, if it and we are not to be the only ones.
+    pub(super) fn guard(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tree(_) | Self::Files { .. } => None,
+            Self::Marks(asking) => Some(asking.guard.socket()),
         }
     }
 
@@ -161,6 +172,7 @@ impl Held {
             Self::Marks(asking) => {
                 let names = mounted.instance.clone();
                 let instance = Instance::new(target, mounted.device, names)?;
+                asking.guard.set_mounted(mounted)?;
                 asking.mounted = Some((found, mounted.clone(), instance));
             }
         }
@@ -183,7 +195,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Self::Marks(asking) = self
-            && let Asking { marks, mounted: Some((unmounter, _, instance)) } = &mut **asking
+            && let Asking { marks, mounted: Some((unmounter, _, instance)), .. } = &mut **asking
         {
             // The group must not be let go of before nobody can read any more.
             let flags = ferrofs_linux::UnmountFlags { lazy: true, force: false };

@@ -11,10 +11,12 @@ use crate::table::gather::gather_head;
 use crate::{Demand, FetchContext};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// More than this is not held in memory.
 const LEN_MAX: u64 = 1 << 20;
+/// Longer than this they are not waited for: whoever needs them asks again, and can tell what is wrong.
+const TIME: Duration = Duration::from_secs(20);
 /// Less than this is no whole group, of which digests come with the table's head.
 const LEN_MIN: u64 = 64 << 10;
 
@@ -31,7 +33,7 @@ impl Head {
         }
         let origin = spec.origin.clone();
         let context = FetchContext {
-            deadline: demand.until(start),
+            deadline: [demand.until(start), start.checked_add(TIME)].into_iter().flatten().min(),
             priority: demand.priority,
             ..FetchContext::default()
         };

@@ -32,7 +32,8 @@ pub struct KernelHold {
     data: File,
     stat: Stat,
     map: Map,
-    _lock: File,
+    map_file: File,
+    lock: File,
 }
 
 impl Blob {
@@ -54,24 +55,31 @@ impl Blob {
 impl KernelHold {
     /// Takes hold of a blob. [`io::ErrorKind::ResourceBusy`]: other processes use it.
     pub fn new(files: KernelFiles) -> io::Result<Self> {
-        let (data, map) = (File::from(files.data), File::from(files.map));
+        let (data, map_file) = (File::from(files.data), File::from(files.map));
         // What came along shares its locks with the process that sent it; these are our own.
-        let path = format!("/proc/self/fd/{}", files.lock.as_raw_fd());
-        let lock = File::options().read(true).write(true).open(path)?;
+        let lock = open_again(&files.lock)?;
         if !files::hold_for_kernel(&lock)? {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let stat = rustix::fs::fstat(&data)?;
         let size = data.metadata()?.len();
         let bad = || io::Error::from(io::ErrorKind::InvalidData);
-        if !Map::fits(&map, size)? {
+        if !Map::fits(&map_file, size)? {
             return Err(bad());
         }
-        let (map, state) = Map::open(&map, size)?;
+        let (map, state) = Map::open(&map_file, size)?;
         if state != MapState::Trusted {
             return Err(bad());
         }
-        Ok(Self { data, stat, map, _lock: lock })
+        Ok(Self { data, stat, map, map_file, lock })
+    }
+
+    /// The files, for a process that may take hold when this one is gone; they have no locks of their
+    /// own.
+    pub fn files(&self) -> io::Result<KernelFiles> {
+        let (data, map) = (self.data.try_clone()?, self.map_file.try_clone()?);
+        let lock = open_again(&self.lock)?;
+        Ok(KernelFiles { data: data.into(), map: map.into(), lock: lock.into() })
     }
 
     /// The file that the kernel is to read.
@@ -98,4 +106,9 @@ impl KernelHold {
         let end = range.end.min(self.size());
         range.start >= end || self.map.bits().all(grains_of(&(range.start..end)))
     }
+}
+
+/// A file opened once more: what is locked by one does not concern the other.
+fn open_again(file: &impl AsRawFd) -> io::Result<File> {
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

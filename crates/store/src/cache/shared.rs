@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-const NAME: &str = "space";
+pub(super) const NAME: &str = "space";
 const BYTE_USE: u64 = 0;
 const BYTE_OPEN: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(1);

@@ -27,8 +27,8 @@ pub struct HttpOptions {
     pub headers: Vec<(String, Secret)>,
     /// User and password for Basic authentication, if the URL has none.
     pub login: Option<(String, Secret)>,
-    /// Whether an answer with another `ETag` or `Last-Modified` than the first one is another blob.
-    /// Not needed if the content is known by a digest.
+    /// Whether an answer with another `ETag` or `Last-Modified` than the first one is another blob. Not
+    /// needed if the content is known by a digest.
     pub validate: bool,
     /// The size, if it is known.
     pub size: Option<u64>,

@@ -192,7 +192,7 @@ pub fn resolve_with(
             let mut http = options.http.clone();
             http.login = login.clone().or(http.login);
             let place = Place::Http(client, url.clone(), http);
-            return place.beside(None);
+            return place.beside(None, options.http.validate);
         }
         Location::S3 { bucket, key } => {
             Place::S3(client, bucket.clone(), key.clone(), options.s3.clone())
@@ -220,7 +220,7 @@ pub fn resolve_with(
             return of_manifest(Place::Registry(registry, layers), fetched, location, options);
         }
     };
-    place.beside(None)
+    place.beside(None, options.http.validate)
 }
 
 fn of_manifest(
@@ -281,18 +281,19 @@ fn sibling(url: &Url, name: Option<&str>, suffix: &str) -> Result<Url, FetchErro
 
 impl Place {
     /// The blob that the place itself names, or one beside it; with where its table would be.
-    fn beside(self, tag: Option<&str>) -> Result<RemoteImage, FetchError> {
-        let primary = self.neighbour(tag)?;
+    fn beside(self, tag: Option<&str>, validate: bool) -> Result<RemoteImage, FetchError> {
+        let primary = self.neighbour(tag, validate)?;
         Ok(RemoteImage { primary, manifest: None, place: self })
     }
 
-    fn neighbour(&self, tag: Option<&str>) -> Result<RemoteBlob, FetchError> {
+    fn neighbour(&self, tag: Option<&str>, validate: bool) -> Result<RemoteBlob, FetchError> {
         let (source, table): (Arc<dyn RangeSource>, Option<Arc<dyn RangeSource>>) = match self {
             Self::Http(client, url, options) => {
                 let open = |suffix: &str| {
                     let same = tag.is_none() && suffix.is_empty();
                     let url = if same { url.clone() } else { sibling(url, tag, suffix)? };
-                    HttpSource::new(client.clone(), url.as_str(), options.clone())
+                    let options = HttpOptions { validate, ..options.clone() };
+                    HttpSource::new(client.clone(), url.as_str(), options)
                 };
                 (Arc::new(open("")?), Some(Arc::new(open(TABLE_SUFFIX)?)))
             }
@@ -304,7 +305,7 @@ impl Place {
                     }
                     None => key.clone(),
                 };
-                let open = |key: &str| s3::open(client.clone(), bucket, key, options, true);
+                let open = |key: &str| s3::open(client.clone(), bucket, key, options, validate);
                 let table = open(&format!("{key}{TABLE_SUFFIX}"))?;
                 (Arc::new(open(&key)?), Some(Arc::new(table)))
             }
@@ -387,10 +388,10 @@ impl Place {
 
 impl RemoteImage {
     /// A data blob by the tag that the image's device table gives it: the file of that name beside
-    /// the image, or the layer of that name.
-    pub fn blob(&self, tag: &str) -> Result<RemoteBlob, FetchError> {
+    /// the image, or the layer of that name. `validate`: see [`HttpOptions::validate`].
+    pub fn blob(&self, tag: &str, validate: bool) -> Result<RemoteBlob, FetchError> {
         check_tag(tag)?;
-        self.place.neighbour(Some(tag))
+        self.place.neighbour(Some(tag), validate)
     }
 }
 

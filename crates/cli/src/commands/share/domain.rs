@@ -18,6 +18,20 @@ use std::path::Path;
 enum Listed {
     Served(DomainStats),
     Stored(StoreStats),
+    Kernel(ByKernel),
+}
+
+/// What the kernel itself shares: it tells nobody which of these mounts are in one domain.
+#[derive(Serialize)]
+struct ByKernel {
+    mechanism: &'static str,
+    mounts: Vec<String>,
+}
+
+fn by_kernel() -> io::Result<Option<ByKernel>> {
+    let mounts = ferrofs_serve::shared_by_kernel()?;
+    let mounts: Vec<_> = mounts.iter().map(|path| path.display().to_string()).collect();
+    Ok((!mounts.is_empty()).then_some(ByKernel { mechanism: "kernel", mounts }))
 }
 
 /// Both that a domain of one name can have.
@@ -32,9 +46,11 @@ pub(crate) fn list(json: bool, folder: Option<&Path>) -> anyhow::Result<()> {
     let mut out = Out::new();
     let served = ferrofs_serve::domains_running()?;
     let stored = overlay::all(folder)?;
+    let by_kernel = by_kernel()?;
     if json {
         let served = served.into_iter().map(Listed::Served);
-        let all: Vec<_> = served.chain(stored.into_iter().map(Listed::Stored)).collect();
+        let stored = stored.into_iter().map(Listed::Stored);
+        let all: Vec<_> = served.chain(stored).chain(by_kernel.map(Listed::Kernel)).collect();
         json::write(&mut out, &all)?;
     } else {
         show_all(&mut out, &served)?;
@@ -51,6 +67,10 @@ pub(crate) fn list(json: bool, folder: Option<&Path>) -> anyhow::Result<()> {
                 out,
                 "{domain}: overlay, {images} images, {stored} stored, {saved} less in memory"
             )?;
+        }
+        if let Some(ByKernel { mounts, .. }) = &by_kernel {
+            let mounts = mounts.join(", ");
+            writeln!(out, "by the kernel itself, which tells nobody the domains: {mounts}")?;
         }
     }
     Ok(out.flush()?)

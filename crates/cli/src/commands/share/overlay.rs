@@ -24,6 +24,15 @@ fn open(
     Ok(ContentStore::open(folder.unwrap_or(Path::new(ContentStore::PLACE)), domain, options)?)
 }
 
+/// The content store of a domain that has one: who looks or tidies makes none.
+fn known(domain: &str, folder: Option<&Path>) -> anyhow::Result<ContentStore> {
+    let place = folder.unwrap_or(Path::new(ContentStore::PLACE));
+    ContentStore::existing(place, domain)?.ok_or_else(|| {
+        let text = format!("there is no content store of a domain {domain} in {}", place.display());
+        Advice::error(text, "`ferrofs share ls` lists domains; --share-dir names another place")
+    })
+}
+
 /// What the domains with content stores hold.
 pub(super) fn all(folder: Option<&Path>) -> anyhow::Result<Vec<StoreStats>> {
     let place = folder.unwrap_or(Path::new(ContentStore::PLACE));
@@ -81,14 +90,14 @@ pub(crate) fn snapshot(path: &Path) -> anyhow::Result<Option<Snapshot>> {
 
 /// Unmounts stores that nobody uses.
 pub(crate) fn prune(domain: &str, folder: Option<&Path>) -> anyhow::Result<()> {
-    let pruned = open(domain, folder, StoreOptions::default())?.prune()?;
+    let pruned = known(domain, folder)?.prune()?;
     eprintln!("ferrofs: {pruned} stores unmounted");
     Ok(())
 }
 
 /// Takes an image out of a content store.
 pub(crate) fn remove(domain: &str, folder: Option<&Path>, image: &Path) -> anyhow::Result<()> {
-    let store = open(domain, folder, StoreOptions::default())?;
+    let store = known(domain, folder)?;
     let id = store.identify(&Input { image: image.to_owned(), offset: 0, devices: Vec::new() })?;
     store.remove(id)?;
     Ok(())

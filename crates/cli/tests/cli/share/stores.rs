@@ -39,6 +39,17 @@ fn content_stores_hold_what_images_have_in_common_once() {
     assert!(!share("prune").err.contains(" 0 stores"));
 }
 
+/// A name that is written wrongly is told, and makes no domain.
+#[test]
+fn tidying_what_is_not_there_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for words in ["share prune nobody --share-dir {}", "share rm nobody /x --share-dir {}"] {
+        let error = run(words, &[folder.path()]).fails(1);
+        assert!(error.contains("no content store of a domain nobody"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 /// What is told of a domain with content stores, whose images have all but attributes in common.
 fn seen(name: &str, place: &str, [one, two]: [&Path; 2]) {
     let json = |line: &str, paths: &[&Path]| -> serde_json::Value {
