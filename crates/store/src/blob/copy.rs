@@ -120,8 +120,11 @@ impl Blob {
             if let Err(error) = table.source().fetch(range, &mut sink, &context) {
                 tracing::debug!(%error, "a copy was not fetched to its end");
             }
-            if let (Some(state), Some(rest)) = (inner.copy.get(), sink.reader.into_rest()) {
-                *lock(&state.part) = Some(rest);
+            // Not before: who took the piece that is cut off would fetch its beginning once more.
+            if let Some(state) = sink.state {
+                *lock(&state.part) = sink.reader.into_rest();
+                // Another may have been faster.
+                let _ = inner.copy.set(state);
             }
         });
         true
@@ -213,6 +216,8 @@ struct CopySink<'a, 'b> {
     reader: CopyReader,
     /// What is missing of the first pieces, claimed for them in their order.
     claims: Option<Vec<Lead<'a>>>,
+    /// What readers may take from then on.
+    state: Option<CopyState>,
     /// Encoded bytes whose pieces are claimed when it is known what they are.
     claim_most: u64,
     room: Vec<u8>,
@@ -227,8 +232,8 @@ impl<'a, 'b> CopySink<'a, 'b> {
         context: &'b FetchContext,
         reader: CopyReader,
     ) -> Self {
-        let (at, claims, room) = (range.start, None, vec![0; ROOM]);
-        Self { blob, table, context, start, range, at, reader, claims, claim_most: 0, room }
+        let (at, claims, state, room) = (range.start, None, None, vec![0; ROOM]);
+        Self { blob, table, context, start, range, at, reader, claims, state, claim_most: 0, room }
     }
 
     /// Claims what is missing of the pieces that will come soon.
@@ -249,8 +254,7 @@ impl<'a, 'b> CopySink<'a, 'b> {
         let come: Vec<Range<u64>> = come.map(|piece| piece.range.clone()).collect();
         // Of what comes as a whole nobody is to take single pieces.
         if self.range.start == self.start && come.len() < pieces.len() {
-            // Another may have been faster.
-            let _ = self.blob.copy.set(CopyState {
+            self.state = Some(CopyState {
                 pieces: pieces.to_vec(),
                 start: self.start,
                 spent: AtomicU64::new(0),
