@@ -24,6 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use warden::Warden;
 
 /// The word by which the program is told, as its first argument, to call [`work`](crate::work).
 pub const WORKER_COMMAND: &str = "__worker";
@@ -135,6 +136,7 @@ enum Event {
 impl Keeper {
     /// Answers what the kernel asks. Whether the mount is gone.
     fn look_at_marks(&mut self) -> io::Result<bool> {
+        self.see_to_warden();
         let worker = self.worker.as_ref().and_then(|worker| worker.child.id().try_into().ok());
         let (gone, fills) = self.held.look(worker)?;
         for fill in fills {
@@ -142,6 +144,25 @@ impl Keeper {
             let _ = self.tell(&ToWorker::Fill(fill));
         }
         Ok(gone)
+    }
+
+    /// Starts another warden if it was killed. Those workers that are there do not know it: it acts when
+    /// this process ends.
+    fn see_to_warden(&mut self) {
+        let Held::Marks(asking) = &mut self.held else { return };
+        if !asking.warden.as_ref().is_some_and(Warden::is_gone) {
+            return;
+        }
+        let started = Warden::start(asking.marks.group(), &self.log).and_then(|warden| {
+            if let Some((_, mounted, _)) = &asking.mounted {
+                warden.mounted(mounted)?;
+            }
+            Ok(warden)
+        });
+        if let Err(error) = &started {
+            tracing::warn!(%error, "nobody will be there if this process and the worker are killed");
+        }
+        asking.warden = started.ok();
     }
 
     fn filled(&mut self, id: u64) -> io::Result<()> {
@@ -283,7 +304,7 @@ impl Keeper {
             uptime: self.mounted.elapsed(),
         };
         let lifeline = match &self.held {
-            Held::Marks(asking) => Some(asking.warden.lifeline()),
+            Held::Marks(asking) => asking.warden.as_ref().map(Warden::lifeline),
             _ => None,
         };
         let fds: Vec<_> = lifeline.into_iter().chain([device]).collect();

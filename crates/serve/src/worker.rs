@@ -38,6 +38,9 @@ const NUMBERS_END: i32 = 1 << 20;
 /// code: 0 if nothing is left to be served.
 #[must_use]
 pub fn work() -> u8 {
+    if let Some(code) = warden::start_apart() {
+        return code;
+    }
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(socket) => socket,
         Err(error) => {

@@ -141,7 +141,7 @@ impl Keeper {
         canary::check(&lazy.cache_folder())?;
         let warden = Warden::start(group.as_fd(), &spec.log).map_err(fail("start a process"))?;
         let marks = Marks::new(group, Vec::new());
-        let held = Held::Marks(Box::new(Asking { marks, warden, mounted: None }));
+        let held = Held::Marks(Box::new(Asking { marks, warden: Some(warden), mounted: None }));
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         let mut files = Vec::new();

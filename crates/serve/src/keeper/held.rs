@@ -45,7 +45,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) marks: Marks,
-    pub(super) warden: Warden,
+    /// None: it was killed, and no other can be started.
+    pub(super) warden: Option<Warden>,
     /// Of the kernel's mount, once it is made.
     pub(super) mounted: Option<(Unmounter, Mounted, Instance)>,
 }
@@ -90,7 +91,12 @@ impl Held {
                     PollFd::from_borrowed_fd(instance.changes(), PollFlags::PRI)
                 });
                 let group = PollFd::from_borrowed_fd(asking.marks.group(), PollFlags::IN);
-                std::iter::once(group).chain(list).collect()
+                // Only its end is told.
+                let warden = asking
+                    .warden
+                    .as_ref()
+                    .map(|warden| PollFd::from_borrowed_fd(warden.lifeline(), PollFlags::empty()));
+                std::iter::once(group).chain(list).chain(warden).collect()
             }
         }
     }
@@ -161,7 +167,9 @@ impl Held {
             Self::Tree(_) => {}
             Self::Files { unmounter, .. } => *unmounter = Some((found, mounted.clone())),
             Self::Marks(asking) => {
-                asking.warden.mounted(mounted)?;
+                if let Some(warden) = &asking.warden {
+                    warden.mounted(mounted)?;
+                }
                 let names = mounted.instance.clone();
                 let instance = Instance::new(target, mounted.device, names)?;
                 asking.mounted = Some((found, mounted.clone(), instance));
