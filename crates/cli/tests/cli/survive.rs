@@ -188,7 +188,9 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
             let all: Vec<_> = children_of(keeper).into_iter().chain([keeper]).collect();
             assert!(all.contains(&worker), "{all:?}");
             for signal in [Signal::STOP, Signal::KILL] {
-                all.iter().for_each(|process| kill_process(*process, signal).unwrap());
+                for process in &all {
+                    kill_process(*process, signal).unwrap();
+                }
             }
             kept.keeper.wait().unwrap();
         } else {
