@@ -7,6 +7,7 @@
 
 mod complete;
 mod ranges;
+mod tails;
 
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
@@ -27,6 +28,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+pub use tails::metadata_tails;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
@@ -234,7 +236,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn blob(&self, found: &FoundBlob, head_len: u64) -> Result<Blob> {
         let patience = Demand::soft(OPEN_TIME);
-        Ok(self.opener.open_with_head(found, self.policy, head_len, &patience)?)
+        Ok(self.opener.open_with_head(found, self.policy, head_len, self.beside, &patience)?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {

@@ -192,7 +192,7 @@ impl Work<'_> {
             mounted
         } else {
             let primary = devices.first().ok_or(Error::Answer)?;
-            prefetch::all_metadata(&self.blobs);
+            prefetch::all_metadata(&self.blobs, None);
             lazy::complete(self.fs.engine().image(), primary, &self.plan.files().image)?;
             for device in devices {
                 let KernelFiles { data, map, lock } = device.blob().kernel_files()?;
