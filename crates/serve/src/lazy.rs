@@ -8,6 +8,7 @@
 mod complete;
 mod pins;
 mod ranges;
+mod tails;
 
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+pub use tails::metadata_tails;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
@@ -168,7 +170,7 @@ impl LazySpec {
             let blobs = opened.blobs.clone();
             // Without the thread who needs all of it fetches it.
             let thread = std::thread::Builder::new().name(String::from("read-ahead"));
-            opened.metadata = thread.spawn(move || prefetch::all_metadata(&blobs)).ok();
+            opened.metadata = thread.spawn(move || prefetch::all_metadata(&blobs, None)).ok();
         } else if self.prefetch != PrefetchWhat::None {
             prefetch::metadata(&opened.blobs);
         }
@@ -247,7 +249,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn blob(&self, found: &FoundBlob, head_len: u64, patience: Duration) -> Result<Blob> {
         let patience = Demand::soft(patience);
-        Ok(self.opener.open_with_head(found, self.policy, head_len, &patience)?)
+        Ok(self.opener.open_with_head(found, self.policy, head_len, self.beside, &patience)?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {

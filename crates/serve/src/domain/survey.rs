@@ -11,11 +11,12 @@ use super::fs::DomainFs;
 use super::member::Member;
 use crate::lazy::{Ranges, without};
 use crate::{Error, Result, prefetch};
+use ferrofs_engine::{Hint, Request};
 use ferrofs_format::features::CompatFeatures;
 use ferrofs_format::inode::FileType;
 use ferrofs_image::Nid;
-use std::collections::HashSet;
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, IoSliceMut};
 use std::ops::{ControlFlow, Range};
 use std::slice::from_ref;
 use std::sync::atomic::Ordering;
@@ -50,7 +51,10 @@ pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
     let (came, metadata) = std::sync::mpsc::channel::<()>();
     let work = move || {
         if !member.is_first {
-            prefetch::all_metadata(&member.blobs);
+            let ends = Ends::new(&fs, &member);
+            let find = |digest: &[u8; 32], end: &mut [u8]| ends.fill(digest, end);
+            let with_digests = has_digests(&member);
+            prefetch::all_metadata(&member.blobs, with_digests.then_some(&find));
         }
         drop(came);
         if has_digests(&member)
@@ -81,6 +85,29 @@ pub(crate) fn renew(fs: &Arc<DomainFs>) {
 
 fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(String::from("survey")).spawn(work).map(drop)
+}
+
+/// What the other images of a domain have, by what they say.
+struct Ends(HashMap<[u8; 32], (Arc<Member>, Nid)>);
+
+impl Ends {
+    fn new(fs: &DomainFs, member: &Member) -> Self {
+        Self(fs.sharing.claimed_elsewhere(member.slot))
+    }
+
+    /// Fills in the last bytes of the content of a digest, if it is here. It may be something else.
+    fn fill(&self, digest: &[u8; 32], end: &mut [u8]) -> bool {
+        let Some((member, nid)) = self.0.get(digest).filter(|(member, nid)| member.has(*nid))
+        else {
+            return false;
+        };
+        let engine = member.fs.engine();
+        let file = member.image().inode(*nid).and_then(|inode| engine.open(&inode));
+        let Ok(file) = file else { return false };
+        let Some(offset) = file.size().checked_sub(end.len() as u64) else { return false };
+        let request = Request { offset, len: end.len(), hint: Hint::Random, ..Request::default() };
+        engine.read(&file, &request, &mut [IoSliceMut::new(end)]).into_result().is_ok()
+    }
 }
 
 fn has_digests(member: &Member) -> bool {
