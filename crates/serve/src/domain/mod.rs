@@ -37,6 +37,7 @@ pub use client::{
     mount_shared, stop_domain,
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
+pub(crate) use member::METADATA_CACHE;
 pub(crate) use message::exercise as exercise_message;
 pub use message::{DomainImage, DomainStats, Mechanism};
 pub(crate) use sight::Sight;

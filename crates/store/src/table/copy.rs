@@ -433,6 +433,21 @@ mod tests {
         }
 
         #[test]
+        fn a_copy_with_wrong_bytes_is_refused_or_read(
+            wrong in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let (_, file) = blob(100_000);
+            let tail = |start: u64| Tail { range: start..start + 900, digest_at: Some(start - 40) };
+            let tails = [tail(9000), tail(50_000), tail(60_000)];
+            let mut copy = make_copy(&file, std::slice::from_ref(&(4096..100_000)), &tails).unwrap();
+            for (index, byte) in wrong {
+                let at = index.index(copy.len());
+                copy[at] = byte;
+            }
+            exercise(&copy);
+        }
+
+        #[test]
         fn any_bytes_are_refused_or_read(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let start = MAGIC.len().min(bytes.len());
             bytes[..start].copy_from_slice(&MAGIC[..start]);
