@@ -10,6 +10,7 @@ mod pins;
 mod ranges;
 mod tails;
 
+use crate::domain::METADATA_CACHE;
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 pub(crate) use complete::complete;
@@ -271,7 +272,11 @@ impl Opening<'_> {
             Err(StoreError::NoSpace { .. }) => {}
             other => other?,
         }
-        let image = Image::open(self.device(&primary)).map_err(fail)?;
+        let new_options = || {
+            let options = OpenOptions::new();
+            if self.beside { options.metadata_cache(METADATA_CACHE) } else { options }
+        };
+        let image = new_options().open(self.device(&primary)).map_err(fail)?;
         let mut blobs = vec![primary];
         let slots = if crate::files::is_flat(&image) { &[] } else { image.device_slots() };
         let tags = slots.iter().map(|slot| String::from_utf8_lossy(slot.label()).into_owned());
@@ -284,7 +289,7 @@ impl Opening<'_> {
         if tags.is_empty() {
             return Ok(self.opened(image, blobs));
         }
-        let mut options = OpenOptions::new();
+        let mut options = new_options();
         for (number, (tag, pin)) in tags.into_iter().zip(pins).enumerate() {
             let found = match self.spec.devices.get(number) {
                 Some(url) => {

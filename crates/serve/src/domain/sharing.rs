@@ -173,7 +173,8 @@ impl Sharing {
             state.next_place += 1;
             state.files.insert(id, Known { place, ..known });
             state.places.insert(place, id);
-            state.alike.entry(key).or_default().push(id);
+            // As a rule there is no other.
+            state.alike.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(id);
         }
         Ok(())
     }
