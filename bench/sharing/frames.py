@@ -70,20 +70,36 @@ def mapped(file, size):
     _libc.madvise(address, -(-size // PAGE) * PAGE, MADV_POPULATE_READ)  # before 5.14: no effect
     if _libc.mlock(address, size) != 0:  # else a page could be taken back before it is counted
         raise OSError(ctypes.get_errno(), "mlock")
-    bytes(memoryview((ctypes.c_ubyte * size).from_address(address))[::PAGE])
+    touch(address, size)
     return address
 
 
+def touch(address, size):
+    """Reads a byte of each page."""
+    bytes(memoryview((ctypes.c_ubyte * size).from_address(address))[::PAGE])
+
+
+def frames_at(pagemap, address, size):
+    """Which frame is behind each page of a mapping now; 0 where there is none."""
+    count = -(-size // PAGE)
+    entries = array.array("Q", os.pread(pagemap, count * 8, address // PAGE * 8))
+    if len(entries) != count:
+        raise OSError("/proc/self/pagemap ended early")
+    return array.array("Q", (entry & FRAME if entry & PRESENT else 0 for entry in entries))
+
+
 def snapshot(pagemap, mappings):
-    """Which frame is behind each page of MAPPINGS now; 0 where there is none."""
+    """Which frame is behind each page of MAPPINGS now; 0 where there is none.
+
+    The kernel may unmap what it has split or merged, locked or not, until it is touched again.
+    """
     found = []
     for address, size in mappings:
-        count = -(-size // PAGE)
-        entries = array.array("Q", os.pread(pagemap, count * 8, address // PAGE * 8))
-        if len(entries) != count:
-            raise OSError("/proc/self/pagemap ended early")
-        present = (entry & FRAME if entry & PRESENT else 0 for entry in entries)
-        found.append(array.array("Q", present))
+        frames = frames_at(pagemap, address, size)
+        if frames.count(0):
+            touch(address, size)
+            frames = frames_at(pagemap, address, size)
+        found.append(frames)
     return found
 
 

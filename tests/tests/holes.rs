@@ -48,13 +48,14 @@ fn punch(image: &mut Crafted, name: &str) -> Vec<u8> {
     content
 }
 
-fn crafted() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
+/// An image, and what its files hold. Holes begin at blocks, or anywhere.
+fn crafted(aligned: bool) -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
     let mut craft = Craft::new(12);
     craft.superblock.incompat =
         IncompatFeatures(IncompatFeatures::LZ4_0PADDING.0 | IncompatFeatures::COMPR_CFGS.0);
     let files = [
-        ("small", Compressed::default()),
-        ("big", Compressed { blocks: 4, ..Compressed::default() }),
+        ("small", Compressed { aligned, ..Compressed::default() }),
+        ("big", Compressed { aligned, blocks: 4, ..Compressed::default() }),
     ];
     for (name, options) in &files {
         craft.compressed(name, &text(300_000 + name.len() * 1000, 7), options);
@@ -67,15 +68,24 @@ fn crafted() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
 
 #[test]
 fn holes_of_indexes_read_as_zeros() {
-    let (bytes, contents) = crafted();
-    let image = Image::open(bytes).unwrap();
-    for (name, content) in contents {
-        let inode = image.resolve(name.as_bytes()).unwrap();
-        let map = image.map(&inode).unwrap();
-        let mut read = vec![1; content.len()];
-        assert_eq!(image.read(&map, 0, &mut read).unwrap(), content.len());
-        assert!(read == content, "{name}");
+    for aligned in [true, false] {
+        let (bytes, contents) = crafted(aligned);
+        let image = Image::open(bytes).unwrap();
+        for (name, content) in contents {
+            let inode = image.resolve(name.as_bytes()).unwrap();
+            let map = image.map(&inode).unwrap();
+            let mut read = vec![1; content.len()];
+            assert_eq!(image.read(&map, 0, &mut read).unwrap(), content.len());
+            assert!(read == content, "{name}, aligned: {aligned}");
+        }
     }
+}
+
+/// Numbers of blocks in which these differ.
+fn differing(one: &[u8], two: &[u8]) -> Vec<usize> {
+    assert_eq!(one.len(), two.len());
+    let pairs = one.chunks(BLOCK).zip(two.chunks(BLOCK)).enumerate();
+    pairs.filter(|(_, (one, two))| one != two).map(|(block, _)| block).collect()
 }
 
 /// Linux 7.2 and later.
@@ -93,18 +103,20 @@ fn the_kernel_reads_holes_of_indexes_the_same() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (path, target) = (folder.path().join("image"), folder.path().join("mnt"));
-    let (bytes, contents) = crafted();
+    // Linux 7.2.13 reads zeros of an extent, too, if a hole begins inside its last block: what the hole's
+    // index says of its length is left when the kernel looks back for the extent before it.
+    let (bytes, contents) = crafted(true);
     std::fs::write(&path, bytes).unwrap();
     std::fs::create_dir(&target).unwrap();
     let request = MountRequest { source: path, target: target.clone(), ..MountRequest::default() };
     ferrofs_linux::mount_erofs(&request).unwrap();
     let read = contents.into_iter().map(|(name, content)| {
-        std::fs::read(target.join(name)).map(|read| (name, read == content))
+        std::fs::read(target.join(name)).map(|read| (name, differing(&read, &content)))
     });
     let read: Vec<_> = read.collect();
     ferrofs_linux::unmount(&target, UnmountFlags::default()).unwrap();
     for file in read {
-        let (name, same) = file.unwrap();
-        assert!(same, "{name}");
+        let (name, differing) = file.unwrap();
+        assert!(differing.is_empty(), "{name}: other bytes in blocks {differing:?}");
     }
 }

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         return ExitCode::from(commands::mount::work());
     }
     if words.get(1).is_some_and(|word| word == ferrofs_serve::GUARD_COMMAND) {
-        return ExitCode::from(ferrofs_serve::guard());
+        return ExitCode::from(ferrofs_serve::guard(words.get(2..).unwrap_or_default()));
     }
     if words.get(1).is_some_and(|word| word == ferrofs_serve::DOMAIN_COMMAND) {
         return ExitCode::from(commands::mount::serve_domain(words.get(2..).unwrap_or_default()));

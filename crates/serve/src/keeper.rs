@@ -146,6 +146,7 @@ enum Event {
 impl Keeper {
     /// Answers what the kernel asks. Whether the mount is gone.
     fn look_at_marks(&mut self) -> io::Result<bool> {
+        self.held.see_to_guard(&self.log);
         let worker = self.worker.as_ref().and_then(|worker| worker.child.id().try_into().ok());
         let (gone, fills) = self.held.look(worker)?;
         for fill in fills {

@@ -8,14 +8,14 @@ use ferrofs_image::Image;
 use std::path::Path;
 
 /// Features and the names of their files in `/sys/fs/erofs/features`. Those that old kernels have
-/// and those that share a bit with others are not among them.
-const FEATURES: [(IncompatFeatures, &str, &str); 6] = [
+/// and those that share a bit with others are not among them: the folder is there since Linux 5.18, and
+/// Linux 7.2 took `zero_padding` away, since nothing else is left.
+const FEATURES: [(IncompatFeatures, &str, &str); 5] = [
     (IncompatFeatures::CHUNKED_FILE, "chunked_file", "chunk-based files (Linux 5.15)"),
     (IncompatFeatures::ZTAILPACKING, "ztailpacking", "inline compressed tails (Linux 5.17)"),
     (IncompatFeatures::FRAGMENTS, "fragments", "fragments (Linux 6.1)"),
     (IncompatFeatures::BIT48, "48bit", "48-bit addresses (Linux 6.15)"),
     (IncompatFeatures::METABOX, "metabox", "compressed metadata (Linux 6.17)"),
-    (IncompatFeatures::LZ4_0PADDING, "zero_padding", "LZ4 with padding in front (Linux 5.4)"),
 ];
 
 /// Why the kernel cannot mount `image`, if that is known.
@@ -30,15 +30,14 @@ pub(crate) fn obstacle(image: &Image) -> Option<String> {
             "the image's blocks of {block} bytes are larger than this machine's pages of {page}"
         ));
     }
-    missing_feature(image, Path::new("/sys/fs/erofs/features"))
+    missing_feature(image.superblock().incompat, Path::new("/sys/fs/erofs/features"))
 }
 
-fn missing_feature(image: &Image, folder: &Path) -> Option<String> {
+fn missing_feature(incompat: IncompatFeatures, folder: &Path) -> Option<String> {
     // Without the folder the driver is not loaded yet, or older than 5.18: then try.
     if !folder.is_dir() {
         return None;
     }
-    let incompat = image.superblock().incompat;
     let missing = FEATURES
         .iter()
         .find(|(feature, file, _)| incompat.has(*feature) && !folder.join(file).exists());
@@ -53,4 +52,29 @@ pub(crate) fn features(image: &Image) -> String {
         names.push("xattr_filter");
     }
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Linux 6.18 and 7.2.13 have there.
+    const LINUX_6_18: &str = "48bit big_pcluster chunked_file compr_cfgs compr_head2 dedupe \
+        device_table fragments metabox sb_chksum zero_padding ztailpacking";
+    const LINUX_7_2: &str = "48bit big_pcluster chunked_file compr_cfgs compr_head2 dedupe \
+        device_table fragments metabox sb_chksum xattr_prefixes ztailpacking";
+
+    #[test]
+    fn kernels_know_what_they_have_no_file_for_any_more() {
+        for names in [LINUX_6_18, LINUX_7_2] {
+            let folder = tempfile::tempdir().unwrap();
+            let files = names.split_whitespace().map(|name| folder.path().join(name));
+            files.for_each(|path| std::fs::write(path, "supported\n").unwrap());
+            assert_eq!(missing_feature(IncompatFeatures(0x1ff), folder.path()), None);
+            std::fs::remove_file(folder.path().join("fragments")).unwrap();
+            let missing = missing_feature(IncompatFeatures(0x1ff), folder.path()).unwrap();
+            assert!(missing.contains("fragments (Linux 6.1)"), "{missing}");
+            assert_eq!(missing_feature(IncompatFeatures(1), folder.path()), None);
+        }
+    }
 }

@@ -37,7 +37,9 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
 /// The absolute path without symbolic links. The mount itself is not asked: it may be dead.
 pub(crate) fn resolve(target: &Path) -> Result<PathBuf> {
     let fail = |error| Error::Open { path: target.to_owned(), error };
-    let is_link = target.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    // Not by its metadata: for those of the mount's root its server may be asked, which may be stopped,
+    // and nobody who waits for it can unmount it.
+    let is_link = std::fs::read_link(target).is_ok();
     let absolute = std::path::absolute(target).map_err(fail)?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) if !is_link => {

@@ -41,6 +41,8 @@ pub struct Compressed<'a> {
     pub advise: u16,
     /// The second extent uses only part of its pcluster.
     pub partial: bool,
+    /// Extents begin at blocks of the file.
+    pub aligned: bool,
     /// The tail lies inline behind the indexes.
     pub inline: bool,
     /// The tail of this many bytes lies in the packed inode at this offset.
@@ -56,6 +58,7 @@ impl Default for Compressed<'_> {
             compact: false,
             advise: 0,
             partial: false,
+            aligned: false,
             inline: false,
             fragment: None,
         }
@@ -77,7 +80,15 @@ impl Craft {
             let mut encoder = Method::parse(method).expect("a method").encoder().expect("encoder");
             let mut encoded = vec![0; options.blocks * block];
             let rest = &content[start..];
-            let prefix = encoder.compress_prefix(rest, &mut encoded).expect("it compresses");
+            let mut prefix = encoder.compress_prefix(rest, &mut encoded).expect("it compresses");
+            // Of less the encoder may take less still.
+            let mut whole = prefix.consumed / block * block;
+            let is_good = |end: usize| end == rest.len() || end.is_multiple_of(block);
+            while options.aligned && !is_good(prefix.consumed) {
+                prefix =
+                    encoder.compress_prefix(&rest[..whole], &mut encoded).expect("it compresses");
+                whole -= block;
+            }
             let blocks = prefix.written.div_ceil(block);
             let use_less = options.partial && pieces.len() == 1 && prefix.consumed > 3 * block;
             let len = if use_less { prefix.consumed - block - 7 } else { prefix.consumed };

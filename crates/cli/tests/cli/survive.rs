@@ -156,10 +156,11 @@ fn read_all(scratch: &Scratch, files: &[std::fs::File]) -> usize {
 }
 
 /// The kernel reads holes as zeros if nobody keeps it waiting any more: the worker must, when the
-/// keeper is gone, the keeper when no worker comes, and the guard when both are killed at once.
+/// keeper is gone, the keeper when no worker comes, and the guard when both are killed at once, also
+/// with whatever the keeper has started.
 #[test]
 fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
-    for dies in ["keeper", "worker", "both"] {
+    for dies in ["keeper", "worker", "both", "both, and a guard before"] {
         let scratch = incompressible();
         let Some(mut kept) = Kept::lazy(&scratch, "fanotify", "soft=1") else { return };
         let worker = kept.worker().unwrap();
@@ -168,19 +169,28 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
         };
         let files: Vec<_> = (0..40).map(open).collect();
         let keeper = Pid::from_child(&kept.keeper);
-        let children = children_of(keeper);
-        assert!(children.contains(&worker), "{children:?}");
+        let data = data_file(&scratch.path("cache"));
+        let mut asked = who_is_asked(data);
+        assert_eq!(asked.len(), 3, "{asked:?}");
+        if dies.ends_with("before") {
+            let guard = *asked.iter().find(|pid| ![keeper, worker].contains(pid)).unwrap();
+            kill_process(guard, Signal::KILL).unwrap();
+            let begin = Instant::now();
+            while asked.contains(&guard) || asked.len() < 3 {
+                assert!(begin.elapsed() < LIMIT, "no other guard comes: {asked:?}");
+                asked = who_is_asked(data);
+            }
+        }
         if dies == "keeper" {
             kept.keeper.kill().unwrap();
             kept.keeper.wait().unwrap();
-        } else if dies == "both" {
-            for (process, signal) in [
-                (keeper, Signal::STOP),
-                (worker, Signal::STOP),
-                (worker, Signal::KILL),
-                (keeper, Signal::KILL),
-            ] {
-                kill_process(process, signal).unwrap();
+        } else if dies.starts_with("both") {
+            let all: Vec<_> = children_of(keeper).into_iter().chain([keeper]).collect();
+            assert!(all.contains(&worker), "{all:?}");
+            for signal in [Signal::STOP, Signal::KILL] {
+                for process in &all {
+                    kill_process(*process, signal).unwrap();
+                }
             }
             kept.keeper.wait().unwrap();
         } else {
@@ -196,13 +206,35 @@ fn nobody_reads_zeros_when_the_one_who_is_asked_dies() {
             assert!(!kept.ended().success());
         } else {
             let begin = Instant::now();
-            while children.iter().any(|child| test_kill_process(*child).is_ok()) {
+            while !who_is_asked(data).is_empty() {
                 assert!(begin.elapsed() < LIMIT, "a process lives on");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         assert!(!kept.is_mounted());
     }
+}
+
+/// The inode of the one data file in a cache.
+fn data_file(cache: &Path) -> u64 {
+    let inside = |path: &Path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let blobs = inside(&cache.join("url")).flat_map(|path| inside(&path).collect::<Vec<_>>());
+    let files: Vec<_> = blobs.map(|path| path.join("data")).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&files[0]).unwrap())
+}
+
+/// Processes that the kernel asks about a file.
+fn who_is_asked(inode: u64) -> Vec<Pid> {
+    let line = format!("fanotify ino:{inode:x} ");
+    let asks = |path: &Path| {
+        let texts = std::fs::read_dir(path.join("fdinfo")).into_iter().flatten().flatten();
+        let mut texts = texts.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+        texts.any(|text| text.contains(&line))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let found = all.filter(|path| asks(path));
+    found.filter_map(|path| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?)).collect()
 }
 
 fn children_of(pid: Pid) -> Vec<Pid> {

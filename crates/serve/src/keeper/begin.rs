@@ -141,7 +141,7 @@ impl Keeper {
         canary::check(&lazy.cache_folder())?;
         let guard = Guard::start(group.as_fd(), &spec.log).map_err(fail("start a guard"))?;
         let marks = Marks::new(group, Vec::new());
-        let held = Held::Marks(Box::new(Asking { marks, guard, mounted: None }));
+        let held = Held::Marks(Box::new(Asking { marks, guard: Some(guard), mounted: None }));
         let mut keeper = Self::new(spec, prepared, chosen, held);
         keeper.hand_over().map_err(hand_over_failed)?;
         let mut files = Vec::new();
@@ -149,7 +149,8 @@ impl Keeper {
             let hold = keeper.take_files()?;
             files.push(hold.data().try_clone().map_err(fail("open a blob"))?);
             if let Held::Marks(asking) = &mut keeper.held {
-                asking.guard.add(&hold).map_err(fail("tell the guard"))?;
+                let told = asking.guard.as_ref().map_or(Ok(()), |guard| guard.add(&hold));
+                told.map_err(fail("tell the guard"))?;
                 asking.marks.add(hold).map_err(fail("mark a blob in the cache"))?;
             }
         }

@@ -9,7 +9,7 @@ use crate::device_files;
 use crate::handover::{Fill, Front, Fuse, Mounted, Opened};
 use crate::keeper::guard::Guard;
 use crate::keeper::marks::{self, Instance, Marks};
-use crate::{Error, MountMethod, MountSpec, Result};
+use crate::{Error, MountMethod, MountSpec, Result, WorkerLog};
 use ferrofs_fuse::{Connection, MountHow, Unmounter};
 use ferrofs_linux::{MountFlags, MountRequest, mountinfo};
 use rustix::event::{PollFd, PollFlags};
@@ -45,8 +45,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) marks: Marks,
-    /// Told by its end that nobody is left.
-    pub(super) guard: Guard,
+    /// Told by its end that nobody is left. None: it was killed, and no other can be started.
+    pub(super) guard: Option<Guard>,
     /// Of the kernel's mount, once it is made.
     pub(super) mounted: Option<(Unmounter, Mounted, Instance)>,
 }
@@ -79,7 +79,7 @@ impl Held {
     pub(super) fn guard(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tree(_) | Self::Files { .. } => None,
-            Self::Marks(asking) => Some(asking.guard.socket()),
+            Self::Marks(asking) => asking.guard.as_ref().map(Guard::socket),
         }
     }
 
@@ -99,7 +99,11 @@ impl Held {
                     PollFd::from_borrowed_fd(instance.changes(), PollFlags::PRI)
                 });
                 let group = PollFd::from_borrowed_fd(asking.marks.group(), PollFlags::IN);
-                std::iter::once(group).chain(list).collect()
+                // Only its end is told.
+                let guard = asking.guard.as_ref();
+                let guard =
+                    guard.map(|guard| PollFd::from_borrowed_fd(guard.socket(), PollFlags::empty()));
+                std::iter::once(group).chain(list).chain(guard).collect()
             }
         }
     }
@@ -115,6 +119,24 @@ impl Held {
                 Ok((gone, fills))
             }
         }
+    }
+
+    /// Starts another guard if it was killed. Workers that are there do not know it: it acts when this
+    /// process ends.
+    pub(super) fn see_to_guard(&mut self, log: &WorkerLog) {
+        let Self::Marks(asking) = self else { return };
+        if !asking.guard.as_ref().is_some_and(Guard::is_gone) {
+            return;
+        }
+        let started = Guard::start(asking.marks.group(), log).and_then(|guard| {
+            asking.marks.holds().iter().try_for_each(|hold| guard.add(hold))?;
+            asking.mounted.iter().try_for_each(|(_, mounted, _)| guard.set_mounted(mounted))?;
+            Ok(guard)
+        });
+        if let Err(error) = &started {
+            tracing::warn!(%error, "nobody will be there if this process and the worker are killed");
+        }
+        asking.guard = started.ok();
     }
 
     /// Nothing tells the end of a mount that is detached but in use: when to look.
@@ -172,7 +194,9 @@ impl Held {
             Self::Marks(asking) => {
                 let names = mounted.instance.clone();
                 let instance = Instance::new(target, mounted.device, names)?;
-                asking.guard.set_mounted(mounted)?;
+                if let Some(guard) = &asking.guard {
+                    guard.set_mounted(mounted)?;
+                }
                 asking.mounted = Some((found, mounted.clone(), instance));
             }
         }

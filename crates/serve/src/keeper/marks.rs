@@ -81,6 +81,11 @@ impl Marks {
         });
     }
 
+    /// The blobs, marked or complete.
+    pub(super) fn holds(&self) -> &[KernelHold] {
+        &self.holds
+    }
+
     pub(crate) fn group(&self) -> BorrowedFd<'_> {
         self.group.as_fd()
     }

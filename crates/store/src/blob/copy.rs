@@ -122,8 +122,11 @@ impl Blob {
             if let Err(error) = table.source().fetch(range, &mut sink, &context) {
                 tracing::debug!(%error, "a copy was not fetched to its end");
             }
-            if let (Some(state), Some(rest)) = (inner.copy.get(), sink.reader.into_rest()) {
-                *lock(&state.part) = Some(rest);
+            // Not before: who took the piece that is cut off would fetch its beginning once more.
+            if let Some(state) = sink.state {
+                *lock(&state.part) = sink.reader.into_rest();
+                // Another may have been faster.
+                let _ = inner.copy.set(state);
             }
         });
         true
@@ -219,6 +222,8 @@ struct CopySink<'a, 'b> {
     range: Range<u64>,
     at: u64,
     reader: CopyReader,
+    /// What readers may take from then on.
+    state: Option<CopyState>,
     /// Encoded bytes whose pieces are claimed when it is known what they are.
     claim_most: u64,
     room: Vec<u8>,
@@ -234,8 +239,8 @@ impl<'a, 'b> CopySink<'a, 'b> {
         reader: CopyReader,
     ) -> Self {
         let keeping = Keeping { blob, table, context, claims: None };
-        let (at, room) = (range.start, vec![0; ROOM]);
-        Self { keeping, copy, range, at, reader, claim_most: 0, room }
+        let (at, state, room) = (range.start, None, vec![0; ROOM]);
+        Self { keeping, copy, range, at, reader, state, claim_most: 0, room }
     }
 
     /// Claims what is missing of the pieces that will come soon.
@@ -251,8 +256,7 @@ impl<'a, 'b> CopySink<'a, 'b> {
         // Of what comes as a whole nobody is to take single pieces.
         if self.range.start == self.copy.start && come.len() < pieces.len() {
             let is_there = |piece: &&Piece| self.copy.start + piece.end <= self.copy.end;
-            // Another may have been faster.
-            let _ = self.keeping.blob.copy.set(CopyState {
+            self.state = Some(CopyState {
                 // Of a copy that was cut off, those that are there.
                 pieces: pieces.iter().take_while(is_there).cloned().collect(),
                 file: self.copy.clone(),

@@ -2,11 +2,14 @@
 //! The map's file: header, bits, last use of each group.
 
 use super::{Bits, GRAIN, GRAIN_BITS, GROUP};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
@@ -56,6 +59,16 @@ const fn file_len(size: u64) -> u64 {
     HEADER_LEN as u64 + (words + epochs) * 8
 }
 
+/// Gives a file its blocks now: on a disk that is full by the time somebody writes to a mapped page
+/// without one, that process is killed (SIGBUS).
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        // A file system that cannot promise.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 impl Map {
     /// Maps the file of a map that is to be for a blob of `size` bytes, and tells whether it can be
     /// trusted. The file gets its length; nothing else of it is changed.
@@ -65,12 +78,15 @@ impl Map {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let len = file_len(size);
-        let found = file.metadata()?.len();
-        if found != len {
-            if found != 0 {
+        let found = file.metadata()?;
+        if found.len() != len {
+            if found.len() != 0 {
                 file.set_len(0)?;
             }
             file.set_len(len)?;
+        }
+        if found.len() != len || found.blocks().saturating_mul(512) < len {
+            reserve(file, len)?;
         }
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
@@ -234,4 +250,24 @@ pub(crate) fn boot_id() -> [u64; 2] {
         let number = u128::from_str_radix(&digits, 16).unwrap_or(0);
         [(number >> 64) as u64, number as u64]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page without a block of its own could be written to only if there is room then, and whoever
+    /// writes is killed if there is none.
+    #[test]
+    fn all_of_a_map_has_its_room_before_it_is_used() {
+        let file = tempfile::tempfile().unwrap();
+        for size in [0, 5_000, 10 << 30] {
+            let (map, state) = Map::open(&file, size).unwrap();
+            assert_eq!(state, MapState::Stale);
+            let meta = file.metadata().unwrap();
+            assert_eq!(meta.len(), file_len(size));
+            assert!(meta.blocks() * 512 >= meta.len(), "{size}: {} blocks", meta.blocks());
+            drop(map);
+        }
+    }
 }
