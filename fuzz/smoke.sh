@@ -12,7 +12,7 @@ set -eu
 cd "$(dirname "$0")"
 seconds=${1:-10}
 [ $# -gt 0 ] && shift
-targets=${*:-superblock dirents xattrs index_packs read_image decode_lz4 decode_lzma decode_deflate decode_zstd digest_table cachefiles domain_message share_pool}
+targets=${*:-superblock dirents xattrs index_packs read_image decode_lz4 decode_lzma decode_deflate decode_zstd digest_table table_copy cachefiles domain_message share_pool}
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module \

@@ -58,7 +58,7 @@ impl ImageArgs {
             offset: self.place.offset,
             devices: self.place.device.clone(),
             ignore_checksum: self.place.ignore_checksum,
-            ignore_root: false,
+            ..ImageFiles::default()
         }
     }
 

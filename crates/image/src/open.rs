@@ -292,20 +292,30 @@ impl Image {
     }
 }
 
+/// Bytes behind the superblock's start that are read at first: more than the largest superblock, and all
+/// that the checksum of a usual block covers.
+const SUPERBLOCK_READ: u64 = 8192 - limits::SUPERBLOCK_OFFSET;
+
 fn read_superblock(primary: &Device, ignore_checksum: bool) -> Result<SuperBlock> {
     let place = |offset| Place::meta(Space::Primary, offset);
     let at = limits::SUPERBLOCK_OFFSET;
-    // As much as the largest block holds, or the device has.
-    let have = primary.size().saturating_sub(at).min(65536);
-    if have < u64_from_usize(BASE_LEN) {
+    let have = |len: u64| primary.size().saturating_sub(at).min(len);
+    let first_len = have(SUPERBLOCK_READ);
+    if first_len < u64_from_usize(BASE_LEN) {
         let what = "not an EROFS image: it ends before its superblock does; its size";
         return Err(Error::corrupt(place(at), what, primary.size()));
     }
-    let mut bytes = vec![0; usize_from_u64(have)];
+    let mut bytes = vec![0; usize_from_u64(first_len)];
     primary.read(0, at, &mut bytes)?;
     let superblock = SuperBlock::parse(&bytes).map_err(|error| Error::format(error, place(at)))?;
     if !ignore_checksum {
         let covered = checksum::covered_len(superblock.block_bits);
+        // Of the usual blocks all is there: what is not needed may have to be fetched.
+        let first = bytes.len();
+        bytes.resize(usize_from_u64(have(u64_from_usize(covered))).max(first), 0);
+        if let Some(rest) = bytes.get_mut(first..).filter(|rest| !rest.is_empty()) {
+            primary.read(0, at.saturating_add(u64_from_usize(first)), rest)?;
+        }
         // On a device that is shorter than its first block the sum cannot be right: an error.
         superblock
             .verify_checksum(bytes.get(..covered.min(bytes.len())).unwrap_or(&[]))

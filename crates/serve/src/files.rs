@@ -20,6 +20,8 @@ pub struct ImageFiles {
     pub ignore_checksum: bool,
     /// Opens it even if the root directory is corrupt: each use of that is an error then.
     pub ignore_root: bool,
+    /// Bytes of metadata kept in memory; by default as [`OpenOptions`] has it.
+    pub metadata_cache: Option<u64>,
 }
 
 impl ImageFiles {
@@ -35,6 +37,9 @@ impl ImageFiles {
             .offset(self.offset)
             .ignore_checksum(self.ignore_checksum)
             .ignore_root(self.ignore_root);
+        if let Some(bytes) = self.metadata_cache {
+            options = options.metadata_cache(bytes);
+        }
         for device in &self.devices {
             options = options.device(open(device)?);
         }

@@ -196,6 +196,7 @@ impl Plan {
             devices: self.devices.iter().map(PathBuf::from).collect(),
             ignore_checksum: self.ignore_checksum,
             ignore_root: self.ignore_root,
+            ..ImageFiles::default()
         }
     }
 

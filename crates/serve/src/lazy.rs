@@ -8,7 +8,9 @@
 mod complete;
 mod pins;
 mod ranges;
+mod tails;
 
+use crate::domain::METADATA_CACHE;
 use crate::prefetch::{self, PrefetchWhat, TraceFrom};
 use crate::{Error, Patience, Result};
 pub(crate) use complete::complete;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+pub use tails::metadata_tails;
 
 /// Bytes at the start of an image that are fetched before it is looked at: superblock, device table,
 /// and metadata where it comes first, in one request.
@@ -168,7 +171,7 @@ impl LazySpec {
             let blobs = opened.blobs.clone();
             // Without the thread who needs all of it fetches it.
             let thread = std::thread::Builder::new().name(String::from("read-ahead"));
-            opened.metadata = thread.spawn(move || prefetch::all_metadata(&blobs)).ok();
+            opened.metadata = thread.spawn(move || prefetch::all_metadata(&blobs, None)).ok();
         } else if self.prefetch != PrefetchWhat::None {
             prefetch::metadata(&opened.blobs);
         }
@@ -247,7 +250,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn blob(&self, found: &FoundBlob, head_len: u64, patience: Duration) -> Result<Blob> {
         let patience = Demand::soft(patience);
-        Ok(self.opener.open_with_head(found, self.policy, head_len, &patience)?)
+        Ok(self.opener.open_with_head(found, self.policy, head_len, self.beside, &patience)?)
     }
 
     fn device(&self, blob: &Blob) -> LazyDevice {
@@ -269,7 +272,11 @@ impl Opening<'_> {
             Err(StoreError::NoSpace { .. }) => {}
             other => other?,
         }
-        let image = Image::open(self.device(&primary)).map_err(fail)?;
+        let new_options = || {
+            let options = OpenOptions::new();
+            if self.beside { options.metadata_cache(METADATA_CACHE) } else { options }
+        };
+        let image = new_options().open(self.device(&primary)).map_err(fail)?;
         let mut blobs = vec![primary];
         let slots = if crate::files::is_flat(&image) { &[] } else { image.device_slots() };
         let tags = slots.iter().map(|slot| String::from_utf8_lossy(slot.label()).into_owned());
@@ -282,7 +289,7 @@ impl Opening<'_> {
         if tags.is_empty() {
             return Ok(self.opened(image, blobs));
         }
-        let mut options = OpenOptions::new();
+        let mut options = new_options();
         for (number, (tag, pin)) in tags.into_iter().zip(pins).enumerate() {
             let found = match self.spec.devices.get(number) {
                 Some(url) => {

@@ -47,7 +47,7 @@ pub use files::ImageFiles;
 pub use fs::ErofsFs;
 pub use keeper::guard::{GUARD_COMMAND, guard};
 pub use keeper::{Keeper, Patience, WORKER_COMMAND};
-pub use lazy::{LazySpec, PINS_XATTR, metadata_ranges};
+pub use lazy::{LazySpec, PINS_XATTR, metadata_ranges, metadata_tails};
 pub use mount::{Chosen, FusePlan, Method, MountMethod, MountSpec, Outcome, WorkerLog, mount};
 pub use node::{nid_of, node_of};
 pub use options::{FuseOptions, MountOptions};

@@ -17,7 +17,7 @@ use crate::control::{ImagePath, Prefetched};
 use crate::lazy::{LazySpec, Whence};
 use ferrofs_store::source::remote::{Location, RemoteOptions};
 use ferrofs_store::{
-    Blob, Demand, Fill, Order, PrefetchConfig, PrefetchJob, Prefetcher, Progress, Replay,
+    Blob, Demand, Fill, FindEnd, Order, PrefetchConfig, PrefetchJob, Prefetcher, Progress, Replay,
     ReplayConfig, Trace,
 };
 use serde::{Deserialize, Serialize};
@@ -437,10 +437,16 @@ pub(crate) fn metadata(blobs: &[Blob]) {
     let _ = std::thread::Builder::new().name(String::from("read-ahead")).spawn(work);
 }
 
-/// Fetches all metadata, compressed if it is to be had so; else its beginning.
-pub(crate) fn all_metadata(blobs: &[Blob]) {
+/// Fetches all metadata, compressed if it is to be had so, and without the ends of files that `find` has;
+/// else its beginning.
+pub(crate) fn all_metadata(blobs: &[Blob], find: Option<FindEnd<'_>>) {
     // No prefetch: readers wait for it.
-    if !copy(blobs, u64::MAX, &Demand::soft(COPY_TIME)) {
+    let demand = Demand::soft(COPY_TIME);
+    let is_there = match find {
+        Some(find) => blobs.first().is_some_and(|blob| blob.take_copy_beside(find, &demand)),
+        None => copy(blobs, u64::MAX, &demand),
+    };
+    if !is_there {
         metadata_itself(blobs);
     }
 }

@@ -11,6 +11,8 @@ mod keep;
 mod sink;
 mod stream;
 
+pub use copy::FindEnd;
+
 use crate::cache::{CacheInner, Files};
 use crate::flight::Flights;
 use crate::log::{Log, Runs};

@@ -274,7 +274,8 @@ impl Cache {
         if let TableSpec::Pinned { pin, source } = &spec.table {
             let pages = Arc::clone(&self.inner.pages);
             let shelf = files::shelf(folder);
-            let options = TableOptions { shelf, pages, ..TableOptions::default() };
+            let sparing = spec.sparing;
+            let options = TableOptions { shelf, pages, sparing, ..TableOptions::default() };
             let context = FetchContext {
                 deadline: demand.until(start),
                 priority: Priority::Demand,

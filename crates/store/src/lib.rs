@@ -26,7 +26,7 @@ mod table;
 mod trace;
 mod window;
 
-pub use blob::Blob;
+pub use blob::{Blob, FindEnd};
 pub use cache::{
     BlobId, BlobInfo, BlobKind, BlobSpec, Cache, CacheConfig, CacheStats, Findings, KernelFiles,
     KernelHold, Policy, TableSpec, Thresholds,
@@ -46,9 +46,19 @@ pub use source::{FetchContext, Identity, Priority, RangeSource, Sink, SinkStop};
 pub use stats::{BlobStats, WAIT_SLOTS};
 pub use table::{
     Algorithm, BuiltTable, Digest, Digests, FileShelf, Geometry, Head, Layout, PAGE_LEN, PageCache,
-    Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats, make_copy,
+    Pin, PinError, Shelf, Table, TableBuilder, TableError, TableOptions, TableStats, Tail,
+    make_copy,
 };
 pub use trace::{
     BlobRecorder, Recorder, Replay, ReplayConfig, Step, TRACE_SUFFIX, Touch, Trace, TraceError,
 };
 pub use window::{Plan, Window, WindowConfig};
+
+/// What fuzz targets call. Not an interface: it may change or go at any time.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Takes bytes for the copy behind a digest table.
+    pub fn table_copy(bytes: &[u8]) {
+        crate::table::copy::exercise(bytes);
+    }
+}

@@ -120,16 +120,17 @@ impl Opener {
         policy: Policy,
         demand: &Demand,
     ) -> Result<Blob, StoreError> {
-        self.open_with_head(found, policy, 0, demand)
+        self.open_with_head(found, policy, 0, false, demand)
     }
 
     /// As [`Opener::open`]; of a blob that is new to the cache so many bytes at its start are fetched
-    /// at the same time.
+    /// at the same time. `sparing`: nothing of its table that may be for nothing.
     pub fn open_with_head(
         &self,
         found: &FoundBlob,
         policy: Policy,
         head_len: u64,
+        sparing: bool,
         demand: &Demand,
     ) -> Result<Blob, StoreError> {
         let source = Arc::clone(&found.remote.source);
@@ -152,6 +153,7 @@ impl Opener {
                 table,
                 policy,
                 head_len,
+                sparing,
                 ..BlobSpec::new(origin(found.mirrors.clone(), source))
             },
             demand,

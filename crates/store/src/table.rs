@@ -21,7 +21,7 @@ mod shelf;
 mod tests;
 
 pub use build::{BuiltTable, TableBuilder};
-pub use copy::make_copy;
+pub use copy::{Tail, make_copy};
 pub use head::Head;
 pub use layout::{Geometry, Layout, PAGE_LEN};
 pub use lazy::{Digests, Table, TableOptions, TableStats};

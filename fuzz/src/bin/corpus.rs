@@ -8,6 +8,7 @@
 use ferrofs_codec::Method;
 use ferrofs_fuzz::craft::{Crafted, text, xattr_body};
 use ferrofs_fuzz::everything::everything;
+use ferrofs_store::{Tail, make_copy};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,23 @@ fn main() {
     streams(&corpus);
     messages(&corpus);
     corpus.add("share_pool", "everything-512", &small.bytes);
+    copies(&corpus);
+}
+
+/// Copies behind digest tables, with and without ends of files left out.
+fn copies(corpus: &Corpus) {
+    let bytes: Vec<u8> = (0..40_000u32).map(|at| (at / 50) as u8).collect();
+    let path = std::env::temp_dir().join(format!("ferrofs-corpus-{}", std::process::id()));
+    fs::write(&path, &bytes).expect("a file to copy");
+    let file = fs::File::open(&path).expect("the file is there");
+    fs::remove_file(&path).expect("it is not needed by name");
+    let tail = |start, end| Tail { range: start..end, digest_at: Some(start - 40) };
+    let tails = [tail(5000, 5700), tail(6000, 9000), tail(30_000, 30_700)];
+    let range = 4096..40_000;
+    for (name, tails) in [("whole", &tails[..0]), ("tails", &tails[..])] {
+        let copy = make_copy(&file, std::slice::from_ref(&range), tails);
+        corpus.add("table_copy", name, &copy.expect("it is read"));
+    }
 }
 
 /// What clients and servers of domains say.

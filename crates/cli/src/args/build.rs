@@ -88,8 +88,8 @@ pub(crate) struct BuildArgs {
 
     /// Keep the ends of files in blocks of their own rather than beside their inodes
     ///
-    /// For images that are mounted on demand beside others of a domain: what lies beside inodes comes
-    /// with these, new or not.
+    /// For images that are mounted on demand beside others of a domain, and have no digest table: what
+    /// lies beside inodes comes with these then, new or not.
     #[arg(long, help_heading = "Data")]
     pub(crate) no_inline_tails: bool,
 

@@ -169,10 +169,12 @@ fn write_all(
 fn copy_of(file: &Path) -> io::Result<Vec<u8>> {
     let opened = File::open(file)?;
     let size = opened.metadata()?.len();
-    let ranges = Image::open(opened.try_clone()?)
-        .and_then(|image| ferrofs_serve::metadata_ranges(&image, size));
-    match ranges {
-        Ok(ranges) => make_copy(&opened, &ranges),
+    let found = Image::open(opened.try_clone()?).and_then(|image| {
+        let ranges = ferrofs_serve::metadata_ranges(&image, size)?;
+        Ok((ranges, ferrofs_serve::metadata_tails(&image)?))
+    });
+    match found {
+        Ok((ranges, tails)) => make_copy(&opened, &ranges, &tails),
         Err(error) => {
             tracing::debug!(file = %file.display(), %error, "no copy of metadata");
             Ok(Vec::new())

@@ -81,6 +81,41 @@ fn the_second_image_sends_what_is_new_and_five_percent() {
     assert!(digests <= table(&b).metadata().unwrap().len(), "{digests}");
 }
 
+/// Ends of files lie among inodes, and of these all are wanted: what the domain has of them is taken from
+/// there, and of the others hardly more comes than they hold.
+#[test]
+fn ends_of_files_that_the_domain_has_are_not_sent() {
+    let Some(mut domain) = Domain::by("passthrough", "ends") else { return };
+    let tree = domain.scratch.tree();
+    let mut random = fastrand::Rng::with_seed(17);
+    let mut bytes = vec![0; 3000];
+    for number in 0..600 {
+        random.fill(&mut bytes);
+        std::fs::write(tree.join(format!("dir/end{number:03}")), &bytes).unwrap();
+    }
+    let other = domain.copy("other");
+    let mut new = 0;
+    for number in 200..230 {
+        random.fill(&mut bytes);
+        std::fs::write(other.join(format!("dir/end{number:03}")), &bytes).unwrap();
+        new += bytes.len() as u64;
+    }
+    let a = domain.image(&tree, "a.erofs", "--inode-digest -z lz4");
+    let b = domain.scratch.path("www/b.erofs");
+    let pin = published(&other, &b, "--inode-digest");
+    domain.mount(&a, "");
+    let origin = Origin::start(Content::Folder(domain.scratch.path("www"))).unwrap();
+    let target = domain.scratch.path("mnt-lazy");
+    std::fs::create_dir(&target).unwrap();
+    let options = format!("--pin {pin} --cache-dir {}", domain.scratch.path("cache").display());
+    domain.mount_on(&PathBuf::from(origin.url("/b.erofs")), &target, &options);
+    crate::share::assert_same(&other, &target);
+    let sent = origin.ledger().bytes_sent();
+    // Besides: digests, 600 inodes, and what else the tree has.
+    assert!(sent >= new && sent < new + 300_000, "{sent} bytes for {new}");
+    assert!(b.metadata().unwrap().len() > 600 * 3000);
+}
+
 /// What is sent of image and table until all names have been listed, by a mount beside another image.
 fn listed(scratch: &Scratch, origin: &Origin, pin: &str, name: &str) -> Option<u64> {
     let mut domain = Domain::by("passthrough", name)?;

@@ -195,7 +195,17 @@ impl DomainFs {
             Place::Shared(file) => return file.read(read, buf),
             Place::Own(member, nid) => (member, nid),
         };
-        let count = member.fs.read(&read.of_node(member.inner(nid)), buf)?;
+        self.read_own(read, buf, |buf| member.fs.read(&read.of_node(member.inner(nid)), buf))
+    }
+
+    /// Reads what was an image's own.
+    fn read_own(
+        &self,
+        read: &ReadRequest,
+        buf: &mut [u8],
+        own: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let count = own(buf)?;
         // What was read before others got this node is what was hashed for them, or the image would have
         // changed; what was read later may not be.
         match self.sharing.file(read.node) {
@@ -465,3 +475,6 @@ impl ReadOnlyFs for DomainFs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

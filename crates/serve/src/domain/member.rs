@@ -18,6 +18,10 @@ use std::time::Instant;
 
 use super::nodes::FileId;
 
+/// Bytes of an image's metadata in memory: all of it was walked once, and a server has many images. A
+/// listing needs a few pages at a time, and the kernel has the rest of the file.
+pub(crate) const METADATA_CACHE: u64 = 1 << 20;
+
 /// An image that is to be in a domain.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct MemberSpec {
@@ -212,6 +216,7 @@ fn open_files(spec: &MemberSpec) -> Result<(Image, Vec<File>)> {
         image: image.clone(),
         offset: spec.offset,
         devices: devices.to_vec(),
+        metadata_cache: Some(METADATA_CACHE),
         ..ImageFiles::default()
     };
     match found.open_whole() {

@@ -39,6 +39,7 @@ pub use client::{
 };
 pub use daemon::{DOMAIN_COMMAND, serve_domain};
 pub use kernel::{kernel_shares, mount_shared_by_kernel, not_for_kernel_sharing, shared_by_kernel};
+pub(crate) use member::METADATA_CACHE;
 pub(crate) use message::exercise as exercise_message;
 pub use message::{DomainImage, DomainStats, Mechanism};
 pub(crate) use sight::Sight;

@@ -173,7 +173,8 @@ impl Sharing {
             state.next_place += 1;
             state.files.insert(id, Known { place, ..known });
             state.places.insert(place, id);
-            state.alike.entry(key).or_default().push(id);
+            // As a rule there is no other.
+            state.alike.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(id);
         }
         Ok(())
     }
@@ -211,6 +212,17 @@ impl Sharing {
             }
         }
         files
+    }
+
+    /// What other images than this one say that they have, by its SHA-256, and a file that has it.
+    pub(crate) fn claimed_elsewhere(&self, slot: u16) -> HashMap<[u8; 32], (Arc<Member>, Nid)> {
+        let state = self.lock();
+        let others = state.files.iter().filter(|(id, _)| id.slot != slot);
+        let claimed = others.filter_map(|(id, known)| {
+            let claim = known.claim.filter(|claim| claim.algorithm == Algorithm::Sha256)?;
+            Some((claim.digest, (Arc::clone(&known.member), id.nid)))
+        });
+        claimed.collect()
     }
 
     /// The node of a file as far as it is decided; else its own.

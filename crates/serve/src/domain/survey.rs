@@ -11,11 +11,12 @@ use super::fs::DomainFs;
 use super::member::Member;
 use crate::lazy::{Ranges, without};
 use crate::{Error, Result, prefetch};
+use ferrofs_engine::{Hint, Request};
 use ferrofs_format::features::CompatFeatures;
 use ferrofs_format::inode::FileType;
 use ferrofs_image::Nid;
-use std::collections::HashSet;
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, IoSliceMut};
 use std::ops::{ControlFlow, Range};
 use std::slice::from_ref;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,9 @@ use std::time::Duration;
 /// Directory entries of an image that are looked at when it joins; files behind them are met when they
 /// are asked for.
 const ENTRIES_MAX: u32 = 1 << 24;
-/// How long a mount waits for an image's metadata.
+/// How long a mount waits for an image's metadata, and then for it to be known what others have.
 const METADATA_TIME: Duration = Duration::from_secs(5);
+const SURVEY_TIME: Duration = Duration::from_secs(5);
 
 /// Has nothing guessed of an image whose files are not known yet, if its digests will tell what others
 /// have; else lets it guess.
@@ -38,8 +40,8 @@ pub(crate) fn wait(member: &Member) {
 }
 
 /// A new image is among the others: learns what it has, if that takes fetching, and looks anew what
-/// need not be fetched. Waits for metadata alone, and not for long: who reads meanwhile would fetch it
-/// once more, page by page.
+/// need not be fetched. Waits for that, but not for long: who reads meanwhile would fetch metadata once
+/// more, page by page, and files by what is asked for at a time, because nothing is guessed yet.
 pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
     if member.blobs.is_empty() {
         renew(fs);
@@ -47,12 +49,16 @@ pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
     }
     // Its metadata must come first: what is not known of it yet is not shared by others.
     let (fs, member) = (Arc::clone(fs), Arc::clone(member));
-    let (came, metadata) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel::<()>();
     let work = move || {
         if !member.is_first {
-            prefetch::all_metadata(&member.blobs);
+            let ends = Ends::new(&fs, &member);
+            let find = |digest: &[u8; 32], end: &mut [u8]| ends.fill(digest, end);
+            let with_digests = has_digests(&member);
+            prefetch::all_metadata(&member.blobs, with_digests.then_some(&find));
         }
-        drop(came);
+        // Nobody may listen any more.
+        let _ = tell.send(());
         if has_digests(&member)
             && let Some(blob) = member.blobs.first()
         {
@@ -63,10 +69,13 @@ pub(crate) fn begin(fs: &Arc<DomainFs>, member: &Arc<Member>) -> Result<()> {
         count(&fs, &member);
         member.is_counted.store(true, Ordering::Release);
         look(&fs);
+        drop(tell);
     };
     start(work).map_err(|error| Error::Io { doing: "start a thread", error })?;
-    // That it is there is told by hanging up.
-    let _ = metadata.recv_timeout(METADATA_TIME);
+    if told.recv_timeout(METADATA_TIME).is_ok() {
+        // The end is told by hanging up.
+        let _ = told.recv_timeout(SURVEY_TIME);
+    }
     Ok(())
 }
 
@@ -81,6 +90,29 @@ pub(crate) fn renew(fs: &Arc<DomainFs>) {
 
 fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(String::from("survey")).spawn(work).map(drop)
+}
+
+/// What the other images of a domain have, by what they say.
+struct Ends(HashMap<[u8; 32], (Arc<Member>, Nid)>);
+
+impl Ends {
+    fn new(fs: &DomainFs, member: &Member) -> Self {
+        Self(fs.sharing.claimed_elsewhere(member.slot))
+    }
+
+    /// Fills in the last bytes of the content of a digest, if it is here. It may be something else.
+    fn fill(&self, digest: &[u8; 32], end: &mut [u8]) -> bool {
+        let Some((member, nid)) = self.0.get(digest).filter(|(member, nid)| member.has(*nid))
+        else {
+            return false;
+        };
+        let engine = member.fs.engine();
+        let file = member.image().inode(*nid).and_then(|inode| engine.open(&inode));
+        let Ok(file) = file else { return false };
+        let Some(offset) = file.size().checked_sub(end.len() as u64) else { return false };
+        let request = Request { offset, len: end.len(), hint: Hint::Random, ..Request::default() };
+        engine.read(&file, &request, &mut [IoSliceMut::new(end)]).into_result().is_ok()
+    }
 }
 
 fn has_digests(member: &Member) -> bool {
@@ -177,3 +209,6 @@ pub(crate) fn count(fs: &DomainFs, member: &Arc<Member>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //! Images that are read on demand, without being mounted: to fill the cache, and to look inside.
 
 use super::{TraceFrom, plan};
-use crate::lazy::{LazyImage, LazySpec, complete, metadata_ranges};
+use crate::lazy::{LazyImage, LazySpec, complete, metadata_ranges, metadata_tails};
 use crate::{Error, Patience, Result};
 use ferrofs_image::Image;
 use ferrofs_store::source::remote::RemoteOptions;
@@ -40,9 +40,10 @@ impl LazySpec {
         let primary = opened.devices.first().ok_or(Error::Answer)?;
         complete(&opened.image, primary, &path)?;
         let blob = primary.blob();
-        let ranges = metadata_ranges(&opened.image, blob.size())
-            .map_err(|error| Error::Image { path, error })?;
-        make_copy(blob.data_file(), &ranges)
+        let found = metadata_ranges(&opened.image, blob.size())
+            .and_then(|ranges| Ok((ranges, metadata_tails(&opened.image)?)));
+        let (ranges, tails) = found.map_err(|error| Error::Image { path, error })?;
+        make_copy(blob.data_file(), &ranges, &tails)
             .map_err(|error| Error::Io { doing: "copy metadata", error })
     }
 }

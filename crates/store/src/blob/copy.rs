@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Taking parts of a blob from the compressed copy behind its digest table.
 //!
-//! Its start is taken when an image is opened, all of it by who needs all of the metadata, and single
-//! pieces when readers miss a page of them: a piece of metadata is sixty pages for the bytes of ten. Invariants: a
+//! Its start is taken when an image is opened, all of it by who needs all of the metadata, all of it but
+//! the ends of files that others have by who has others beside it (`beside`), and single pieces when
+//! readers miss a page of them: a piece of metadata is sixty pages for the bytes of ten. Invariants: a
 //! copy is a gift. Its bytes are verified before they are kept, like any others; if anything is wrong
 //! with it the rest is left, and who needs bytes fetches them. What readers do not use of it is limited
 //! by what they want.
+
+mod beside;
+mod keeping;
+
+pub use beside::FindEnd;
 
 use super::fetch::Flying;
 use super::{Blob, BlobInner};
 use crate::cache::lock;
 use crate::flight::Lead;
-use crate::map::{GRAIN, bytes_of, grains_of};
+use crate::map::{GRAIN, grains_of};
 use crate::stats::count;
 use crate::table::copy::{CopyReader, Piece};
 use crate::{Demand, FetchContext, Priority, Sink, SinkStop, Table};
+use keeping::Keeping;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,8 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct CopyState {
     /// In the order of the blob.
     pieces: Vec<Piece>,
-    /// Where it begins in the table's file.
-    start: u64,
+    /// Where it is in the table's file.
+    file: Range<u64>,
     /// Encoded bytes that were fetched because of readers.
     spent: AtomicU64,
     /// It was wrong, or did not come.
@@ -60,14 +67,14 @@ impl CopyState {
     /// A reader of pieces that follow each other, and from where on in the table's file their bytes are
     /// to be fetched.
     fn reader(&self, pieces: Vec<Piece>) -> (CopyReader, u64) {
-        let at = pieces.first().map_or(0, |piece| piece.encoded.start);
+        let at = pieces.first().map_or(0, |piece| piece.body.start);
         let mut reader = CopyReader::of_pieces(pieces);
         let part = lock(&self.part).take_if(|(start, _)| *start == at);
         let come = part.map_or(0, |(_, bytes)| {
             reader.push(&bytes);
             bytes.len() as u64
         });
-        (reader, self.start + at + come)
+        (reader, self.file.start + at + come)
     }
 
     /// Takes `len` of what readers, who wanted so many bytes, may have of it; whether there was that.
@@ -88,12 +95,7 @@ impl Blob {
         let start = Instant::now();
         let Ok(Some(table)) = inner.table(demand, start) else { return false };
         let Some(all) = table.copy() else { return false };
-        let context = FetchContext {
-            deadline: demand.until(start),
-            priority: demand.priority,
-            cancel: demand.cancel.clone(),
-            ..FetchContext::default()
-        };
+        let context = context_of(demand, start);
         let (reader, from) = match inner.copy.get() {
             None => (CopyReader::new(inner.size), all.start),
             Some(state) => {
@@ -115,7 +117,7 @@ impl Blob {
             if !near.is_empty() {
                 scope.spawn(|| table.prepare(near, &context));
             }
-            let mut sink = CopySink::new(inner, &table, all.start, range.clone(), &context, reader);
+            let mut sink = CopySink::new(inner, &table, all, range.clone(), &context, reader);
             sink.claim_most = CLAIMED;
             if let Err(error) = table.source().fetch(range, &mut sink, &context) {
                 tracing::debug!(%error, "a copy was not fetched to its end");
@@ -150,8 +152,7 @@ impl BlobInner {
         }
         let lacks = |piece: &Piece| bits.runs(grains_of(&piece.range), false);
         let raw: u64 = pieces.iter().flat_map(lacks).map(|run| (run.end - run.start) * GRAIN).sum();
-        let encoded = head.encoded.start..tail.encoded.end;
-        let len = encoded.end - encoded.start;
+        let len = tail.end - head.body.start;
         // What is left of it may be less than that.
         if len >= raw || !state.spend(len, self.counters.wanted_bytes.load(Ordering::Relaxed)) {
             return;
@@ -176,13 +177,11 @@ impl BlobInner {
         let Ok(Some(table)) = self.table(demand, start) else { return };
         let (Some(head), Some(tail)) = (pieces.first(), pieces.last()) else { return };
         let (reader, from) = state.reader(pieces.to_vec());
-        let file = from..state.start + tail.encoded.end;
+        let file = from..state.file.start + tail.end;
         let patience = Instant::now().checked_add(PATIENCE);
         let context = FetchContext {
             deadline: [demand.until(start), patience].into_iter().flatten().min(),
-            priority: demand.priority,
-            cancel: demand.cancel.clone(),
-            ..FetchContext::default()
+            ..context_of(demand, start)
         };
         count(&self.counters.fetches, 1);
         let _flying = Flying::new(&self.counters.in_flight);
@@ -192,8 +191,9 @@ impl BlobInner {
                 let (table, context) = (&table, &context);
                 scope.spawn(move || table.prepare(std::slice::from_ref(&whole), context));
             }
-            let mut sink = CopySink::new(self, &table, state.start, file.clone(), &context, reader);
-            sink.claims = Some(claims);
+            let mut sink =
+                CopySink::new(self, &table, state.file.clone(), file.clone(), &context, reader);
+            sink.keeping.claims = Some(claims);
             if let Err(error) = table.source().fetch(file, &mut sink, &context) {
                 tracing::debug!(%error, "a piece of a copy was not fetched");
             }
@@ -205,17 +205,23 @@ impl BlobInner {
     }
 }
 
+/// How for a demand that began then is fetched.
+fn context_of(demand: &Demand, start: Instant) -> FetchContext {
+    FetchContext {
+        deadline: demand.until(start),
+        priority: demand.priority,
+        cancel: demand.cancel.clone(),
+        ..FetchContext::default()
+    }
+}
+
 struct CopySink<'a, 'b> {
-    blob: &'a BlobInner,
-    table: &'b Arc<Table>,
-    context: &'b FetchContext,
-    /// Of the table's file: where the copy begins, what is fetched of it, and what comes next.
-    start: u64,
+    keeping: Keeping<'a, 'b>,
+    /// Of the table's file: the copy, what is fetched of it, and what comes next.
+    copy: Range<u64>,
     range: Range<u64>,
     at: u64,
     reader: CopyReader,
-    /// What is missing of the first pieces, claimed for them in their order.
-    claims: Option<Vec<Lead<'a>>>,
     /// What readers may take from then on.
     state: Option<CopyState>,
     /// Encoded bytes whose pieces are claimed when it is known what they are.
@@ -227,80 +233,41 @@ impl<'a, 'b> CopySink<'a, 'b> {
     fn new(
         blob: &'a BlobInner,
         table: &'b Arc<Table>,
-        start: u64,
+        copy: Range<u64>,
         range: Range<u64>,
         context: &'b FetchContext,
         reader: CopyReader,
     ) -> Self {
-        let (at, claims, state, room) = (range.start, None, None, vec![0; ROOM]);
-        Self { blob, table, context, start, range, at, reader, claims, state, claim_most: 0, room }
+        let keeping = Keeping { blob, table, context, claims: None };
+        let (at, state, room) = (range.start, None, vec![0; ROOM]);
+        Self { keeping, copy, range, at, reader, state, claim_most: 0, room }
     }
 
     /// Claims what is missing of the pieces that will come soon.
     fn claim(&mut self) -> Result<(), SinkStop> {
-        if self.claims.is_some() {
+        if self.keeping.claims.is_some() {
             return Ok(());
         }
         let Some(pieces) = self.reader.pieces().map_err(|_| SinkStop)? else { return Ok(()) };
         let end = self.range.end.min(self.range.start.saturating_add(self.claim_most));
-        let mut claims = Vec::new();
-        for piece in pieces.iter().take_while(|piece| self.start + piece.encoded.end <= end) {
-            let runs = self.blob.map.bits().runs(grains_of(&piece.range), false);
-            claims.extend(runs.flat_map(|run| self.blob.flights.claim_free(run)));
-        }
-        self.claims = Some(claims);
-        let come =
-            pieces.iter().take_while(|piece| self.start + piece.encoded.end <= self.range.end);
+        self.keeping.claim(pieces.iter().take_while(|piece| self.copy.start + piece.end <= end));
+        let come = pieces.iter().take_while(|piece| self.copy.start + piece.end <= self.range.end);
         let come: Vec<Range<u64>> = come.map(|piece| piece.range.clone()).collect();
         // Of what comes as a whole nobody is to take single pieces.
-        if self.range.start == self.start && come.len() < pieces.len() {
+        if self.range.start == self.copy.start && come.len() < pieces.len() {
+            let is_there = |piece: &&Piece| self.copy.start + piece.end <= self.copy.end;
             self.state = Some(CopyState {
-                pieces: pieces.to_vec(),
-                start: self.start,
+                // Of a copy that was cut off, those that are there.
+                pieces: pieces.iter().take_while(is_there).cloned().collect(),
+                file: self.copy.clone(),
                 spent: AtomicU64::new(0),
                 is_broken: AtomicBool::new(false),
                 part: Mutex::default(),
             });
         }
         // At once: else each piece would wait for its own.
-        if let Err(error) = self.table.prepare(&come, self.context) {
+        if let Err(error) = self.keeping.table.prepare(&come, self.keeping.context) {
             tracing::debug!(%error, "digests were not fetched ahead");
-        }
-        Ok(())
-    }
-
-    /// Keeps a piece, if it is what the table says.
-    fn keep(&mut self, range: &Range<u64>, bytes: &[u8]) -> Result<(), SinkStop> {
-        let blob: &'a BlobInner = self.blob;
-        let grains = grains_of(range);
-        if blob.map.bits().all(grains.clone()) {
-            return Ok(());
-        }
-        let digests = self.table.digests(range.clone(), self.context).map_err(|_| SinkStop)?;
-        if let Err(error) = digests.verify(range.start, bytes) {
-            count(&blob.counters.verification_failures, 1);
-            tracing::warn!(blob = %blob.id, %error, "a copy is wrong, and not used");
-            return Err(SinkStop);
-        }
-        let claims = self.claims.get_or_insert_default();
-        // They are in order, as the pieces are.
-        let behind = claims.iter().position(|lead| lead.range().start >= grains.end);
-        let mut mine: Vec<Lead<'a>> = claims.drain(..behind.unwrap_or(claims.len())).collect();
-        let runs: Vec<Range<u64>> = blob.map.bits().runs(grains, false).collect();
-        // What others have claimed they fetch.
-        mine.extend(runs.into_iter().flat_map(|run| blob.flights.claim_free(run)));
-        for lead in &mine {
-            let Ok(Some(_held)) = blob.files.try_grains(&blob.id, &lead.range()) else { continue };
-            let part = bytes_of(&lead.range(), blob.size);
-            let Some(room) = blob.cache.admit(part.end - part.start) else {
-                return Err(SinkStop);
-            };
-            if let Err(error) = blob.keep((lead, &room), range, bytes) {
-                if super::fetch::is_full(&error) {
-                    blob.cache.is_full();
-                }
-                return Err(SinkStop);
-            }
         }
         Ok(())
     }
@@ -318,12 +285,12 @@ impl Sink for CopySink<'_, '_> {
     }
 
     fn filled(&mut self, count: usize) -> Result<(), SinkStop> {
-        crate::stats::count(&self.blob.counters.fetched_bytes, count as u64);
+        crate::stats::count(&self.keeping.blob.counters.fetched_bytes, count as u64);
         self.at += count as u64;
         self.reader.push(&self.room[..count]);
         self.claim()?;
         while let Some((range, bytes)) = self.reader.next().map_err(|_| SinkStop)? {
-            self.keep(&range, &bytes)?;
+            self.keeping.keep_whole(&range, &bytes)?;
         }
         if self.at >= self.range.end || self.reader.is_over() { Err(SinkStop) } else { Ok(()) }
     }

@@ -359,6 +359,7 @@ impl BlobInner {
             blob_size: Some(self.size),
             shelf: self.files.shelf(),
             pages: Arc::clone(&self.cache.pages),
+            ..TableOptions::default()
         };
         let context = FetchContext {
             deadline: demand.until(start),

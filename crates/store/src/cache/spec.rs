@@ -118,6 +118,8 @@ pub struct BlobSpec {
     /// Bytes at the start that are sure to be read at once: of a blob that the cache does not know
     /// they are fetched beside the head of its table.
     pub head_len: u64,
+    /// Nothing of its table is to be fetched that may not be needed, if that costs a round trip.
+    pub sparing: bool,
 }
 
 impl BlobSpec {
@@ -131,6 +133,7 @@ impl BlobSpec {
             table: TableSpec::default(),
             policy: Policy::default(),
             head_len: 0,
+            sparing: false,
         }
     }
 }

@@ -2,47 +2,80 @@
 //! The copy behind a table: parts of the blob once more, compressed.
 //!
 //! Whoever needs all of an image's metadata before anything else gets it in one request and a third
-//! of the bytes. The layout is in `docs/digest-table.md`. Invariants: nothing of a copy is trusted, for
-//! what comes out of it is verified like bytes of the blob; what is decoded is never larger than the
-//! index says, and that never larger than [`PIECE_MAX`].
+//! of the bytes; who misses something of it gets a piece; who has files that an image has too need not
+//! fetch their ends with it. The layout is in `docs/digest-table.md`. Invariants: nothing of a copy is
+//! trusted, for what comes out of it is verified like bytes of the blob; what is decoded is never larger
+//! than the index says, and that never larger than [`PIECE_MAX`].
+
+mod make;
+mod tails;
+#[cfg(test)]
+mod tests;
+
+pub use make::make_copy;
+pub use tails::Tail;
+pub(crate) use tails::{DIGEST_LEN, Frame, Tails};
 
 use super::layout::GRAIN_MIN;
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 const MAGIC: [u8; 8] = *b"frfscopy";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_LEN: usize = 16;
-const ENTRY_LEN: usize = 16;
-/// Decoded bytes of a piece.
+const ENTRY_LEN: usize = 24;
+/// Decoded bytes of a piece, and of the list of its tails.
 const PIECE_MAX: u64 = 1 << 20;
-/// A multiple of all usual groups, so that pieces need few digests; so small that a reader who wants a page
-/// of it waits hardly longer than for the page (one of metadata has 45 KB here, encoded).
-const PIECE: u64 = 256 << 10;
 const PIECES_MAX: usize = 1 << 12;
 /// Bytes of the blob that are copied: the first metadata of larger images is that of their directories.
 const COPIED_MAX: u64 = 64 << 20;
-/// A level that packs metadata nearly as well as the highest, at 30 MB/s.
-const LEVEL: i32 = 9;
+/// Bytes of the longest index, with what stands before it.
+pub(crate) const INDEX_MAX: u64 = (HEADER_LEN + PIECES_MAX * ENTRY_LEN) as u64;
 
-/// A part of the blob, and where it is in the copy.
+/// A part of the blob, and where it is in the copy: its body, and behind that the frames of its tails.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Piece {
     pub(crate) range: Range<u64>,
-    pub(crate) encoded: Range<u64>,
+    pub(crate) body: Range<u64>,
+    /// Where its frames end.
+    pub(crate) end: u64,
+    /// Decoded bytes behind those of the blob in its body.
+    list_len: u64,
 }
 
 impl Piece {
-    /// Encoded bytes, which are no more than [`PIECE_MAX`].
-    const fn encoded_len(&self) -> usize {
-        (self.encoded.end - self.encoded.start) as usize
+    /// Its body and its frames.
+    pub(crate) const fn encoded(&self) -> Range<u64> {
+        self.body.start..self.end
+    }
+
+    pub(crate) const fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Bytes of its body, which are no more than [`PIECE_MAX`].
+    const fn body_len(&self) -> usize {
+        (self.body.end - self.body.start) as usize
+    }
+
+    /// Decodes its body.
+    pub(crate) fn decode(&self, body: &[u8]) -> Result<Body, CopyError> {
+        let mut bytes = decode(body, self.len() + self.list_len).ok_or(CopyError::Piece)?;
+        let list = bytes.split_off(self.len() as usize);
+        let tails = Tails::parse(&list, &self.range, self.body.end..self.end)?;
+        Ok(Body { range: self.range.clone(), bytes, tails })
     }
 }
 
+/// A piece with anything where its tails are left out: with zeros, if the maker is ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Body {
+    pub(crate) range: Range<u64>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tails: Tails,
+}
+
 /// Bytes of the blob, and where they are in it.
-type Decoded = (Range<u64>, Vec<u8>);
+pub(crate) type Decoded = (Range<u64>, Vec<u8>);
 
 /// What is wrong with a copy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,55 +84,14 @@ pub(crate) enum CopyError {
     Version,
     Pieces,
     Piece,
+    Tails,
+    Frame,
 }
 
-/// Makes the copy of some ranges of a blob, the first ones if they are too many: what is to be written
-/// behind its table. Empty if it would save nothing.
-///
-/// # Errors
-/// If the blob cannot be read.
-pub fn make_copy(blob: &File, ranges: &[Range<u64>]) -> io::Result<Vec<u8>> {
-    let size = blob.metadata()?.len();
-    let (mut index, mut body) = (Vec::new(), Vec::new());
-    let (mut count, mut left): (u16, u64) = (0, COPIED_MAX);
-    let mut raw = Vec::new();
-    for range in ranges {
-        let mut at = range.start.next_multiple_of(GRAIN_MIN);
-        let end = if range.end >= size { size } else { range.end / GRAIN_MIN * GRAIN_MIN };
-        while at < end && usize::from(count) < PIECES_MAX && left > 0 {
-            let piece_end = (at / PIECE * PIECE).saturating_add(PIECE).min(end);
-            left = left.saturating_sub(piece_end - at);
-            raw.resize(usize::try_from(piece_end - at).unwrap_or_default(), 0);
-            blob.read_exact_at(&mut raw, at)?;
-            let encoded = encode(&raw)?;
-            // What hardly shrinks is as well fetched from the blob.
-            if encoded.len() < raw.len() / 8 * 7 {
-                index.extend_from_slice(&at.to_le_bytes());
-                index.extend_from_slice(&(raw.len() as u32).to_le_bytes());
-                index.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
-                body.extend_from_slice(&encoded);
-                count += 1;
-            }
-            at = piece_end;
-        }
-    }
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let mut copy = MAGIC.to_vec();
-    copy.extend_from_slice(&VERSION.to_le_bytes());
-    copy.extend_from_slice(&count.to_le_bytes());
-    copy.extend_from_slice(&[0; 4]);
-    copy.append(&mut index);
-    copy.append(&mut body);
-    Ok(copy)
-}
-
-fn encode(raw: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoded = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
-    zstd_safe::compress(&mut encoded, raw, LEVEL)
-        .map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))?;
-    Ok(encoded)
+/// Decodes one Zstandard frame of exactly `len` bytes.
+fn decode(encoded: &[u8], len: u64) -> Option<Vec<u8>> {
+    let mut raw = vec![0; usize::try_from(len).ok()?];
+    (zstd_safe::decompress(raw.as_mut_slice(), encoded) == Ok(raw.len())).then_some(raw)
 }
 
 /// Reads a copy as it comes, or a run of its pieces.
@@ -141,25 +133,24 @@ impl CopyReader {
 
     /// What came of a piece that did not come whole, and where that begins in the copy.
     pub(crate) fn into_rest(self) -> Option<(u64, Vec<u8>)> {
-        let next = self.pieces.as_ref()?.as_slice().first()?.encoded.start;
+        let next = self.pieces.as_ref()?.as_slice().first()?.body.start;
         Some((next, self.bytes)).filter(|(_, bytes)| !bytes.is_empty())
     }
 
-    /// The next piece, decoded, if all of it has come.
+    /// The next piece with its tails, decoded, if all of it has come.
     pub(crate) fn next(&mut self) -> Result<Option<Decoded>, CopyError> {
         self.pieces()?;
         let Some(pieces) = &mut self.pieces else { return Ok(None) };
         let Some(piece) = pieces.as_slice().first().cloned() else { return Ok(None) };
-        let Some(encoded) = self.bytes.get(..piece.encoded_len()) else { return Ok(None) };
-        let len = usize::try_from(piece.range.end - piece.range.start);
-        let mut raw = vec![0; len.map_err(|_| CopyError::Piece)?];
-        let decoded = zstd_safe::decompress(raw.as_mut_slice(), encoded);
-        if decoded != Ok(raw.len()) {
-            return Err(CopyError::Piece);
-        }
-        self.bytes.drain(..piece.encoded_len());
+        let Range { start, end } = piece.encoded();
+        let len = usize::try_from(end - start).map_err(|_| CopyError::Pieces)?;
+        let Some(encoded) = self.bytes.get(..len) else { return Ok(None) };
+        let (body, frames) = encoded.split_at(piece.body_len());
+        let mut body = piece.decode(body)?;
+        body.tails.complete(&body.range, &mut body.bytes, frames)?;
+        self.bytes.drain(..len);
         pieces.next();
-        Ok(Some((piece.range, raw)))
+        Ok(Some((piece.range, body.bytes)))
     }
 
     /// Takes the index, if it has come.
@@ -178,10 +169,14 @@ impl CopyReader {
         let end = HEADER_LEN + count * ENTRY_LEN;
         let Some(entries) = self.bytes.get(HEADER_LEN..end) else { return Ok(None) };
         let mut pieces: Vec<Piece> = Vec::with_capacity(count);
+        let mut copied = 0;
         for entry in entries.chunks_exact(ENTRY_LEN) {
-            let at = pieces.last().map_or(end as u64, |last| last.encoded.end);
+            let at = pieces.last().map_or(end as u64, |last| last.end);
             let piece = self.piece(entry, at).ok_or(CopyError::Pieces)?;
-            if pieces.last().is_some_and(|last| piece.range.start < last.range.end) {
+            copied += piece.len();
+            let is_behind = pieces.last().is_none_or(|last| last.range.end <= piece.range.start);
+            // All of it may be kept until the last tail is there.
+            if !is_behind || copied > COPIED_MAX {
                 return Err(CopyError::Pieces);
             }
             pieces.push(piece);
@@ -193,100 +188,67 @@ impl CopyReader {
     /// The piece that an entry tells, whose encoded bytes begin at `at` of the copy.
     fn piece(&self, entry: &[u8], at: u64) -> Option<Piece> {
         let (start, rest) = entry.split_first_chunk::<8>()?;
-        let (len, rest) = rest.split_first_chunk::<4>()?;
-        let encoded_len = u64::from(u32::from_le_bytes(*rest.first_chunk::<4>()?));
-        let (start, len) = (u64::from_le_bytes(*start), u64::from(u32::from_le_bytes(*len)));
+        let start = u64::from_le_bytes(*start);
+        let (numbers, _) = rest.as_chunks::<4>();
+        let [len, body_len, list_len, frames_len] = numbers else { return None };
+        let number = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+        let (len, body_len) = (number(len), number(body_len));
+        let (list_len, frames_len) = (number(list_len), number(frames_len));
         let end = start.checked_add(len)?;
         let whole = |at: u64| at.is_multiple_of(GRAIN_MIN) || at == self.size;
-        let fits = len > 0 && len <= PIECE_MAX && encoded_len <= len;
-        (fits && end <= self.size && whole(start) && whole(end))
-            .then_some(Piece { range: start..end, encoded: at..at.checked_add(encoded_len)? })
+        let fits = len > 0 && len <= PIECE_MAX && body_len <= len && list_len <= PIECE_MAX;
+        // What does not shrink grows by a little.
+        if !fits || frames_len > len + len / 16 + 64 {
+            return None;
+        }
+        let body = at..at.checked_add(body_len)?;
+        let frames_end = body.end.checked_add(frames_len)?;
+        (end <= self.size && whole(start) && whole(end)).then_some(Piece {
+            range: start..end,
+            body,
+            end: frames_end,
+            list_len,
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn blob(len: usize) -> (Vec<u8>, File) {
-        let bytes: Vec<u8> = (0..len).map(|at| (at / 300 % 251) as u8).collect();
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&bytes, 0).unwrap();
-        (bytes, file)
+/// Reads a copy that comes in pieces of `step` bytes: for fuzzing.
+fn read_all(copy: &[u8], size: u64, step: usize) -> Result<Vec<Decoded>, CopyError> {
+    let mut reader = CopyReader::new(size);
+    let mut found = Vec::new();
+    for bytes in copy.chunks(step) {
+        reader.push(bytes);
+        while let Some(piece) = reader.next()? {
+            found.push(piece);
+        }
     }
+    Ok(found)
+}
 
-    fn read(size: u64, copy: &[u8], step: usize) -> Result<Vec<Decoded>, CopyError> {
+/// Looks at bytes as a copy, whole, in pieces, and by its bodies.
+pub(crate) fn exercise(data: &[u8]) {
+    // Of a size that fits where it begins and of one that cuts it.
+    for size in [1 << 30, 100_000] {
+        let whole = read_all(data, size, data.len().max(1));
+        for step in [61, 4096] {
+            assert_eq!(whole, read_all(data, size, step));
+        }
         let mut reader = CopyReader::new(size);
-        let mut found = Vec::new();
-        for bytes in copy.chunks(step) {
-            assert!(!reader.is_over(), "the last piece ends with the copy");
-            reader.push(bytes);
-            while let Some(piece) = reader.next()? {
-                found.push(piece);
+        reader.push(data);
+        let Ok(Some(pieces)) = reader.pieces() else { continue };
+        for piece in pieces {
+            let at = |offset: u64| usize::try_from(offset).ok();
+            let body = at(piece.body.start).zip(at(piece.body.end));
+            let Some(body) = body.and_then(|(from, to)| data.get(from..to)) else { return };
+            let Ok(Body { range, mut bytes, tails }) = piece.decode(body) else { continue };
+            for listed in &tails.list {
+                let tail = &listed.tail;
+                assert!(tail.range.start < tail.range.end, "{tail:?}");
+                let digest_end = tail.digest_at.map_or(range.start, |at| at + DIGEST_LEN);
+                assert!(digest_end <= tail.range.start, "{tail:?}");
+                tail.bytes(&range, &mut bytes).fill(0);
+                assert!(!tails.frames_of(listed).is_empty(), "{tail:?}");
             }
-        }
-        Ok(found)
-    }
-
-    #[test]
-    fn pieces_come_out_as_they_are_in_the_blob() {
-        let (bytes, file) = blob(3_000_001);
-        let ranges = [0..5000, 400_000..1_700_000, 2_900_000..3_000_001];
-        let copy = make_copy(&file, &ranges).unwrap();
-        assert!(copy.len() < 100_000, "{}", copy.len());
-        for step in [1, 4000, copy.len()] {
-            let pieces = read(3_000_001, &copy, step).unwrap();
-            for (range, piece) in &pieces {
-                assert!(bytes[range.start as usize..range.end as usize] == **piece);
-            }
-            let ranges: Vec<_> = pieces.into_iter().map(|(range, _)| range).collect();
-            let expected = [
-                0..4096,
-                401_408..524_288,
-                524_288..786_432,
-                786_432..1_048_576,
-                1_048_576..1_310_720,
-                1_310_720..1_572_864,
-                1_572_864..1_699_840,
-                2_904_064..3_000_001,
-            ];
-            assert_eq!(ranges, expected);
-        }
-        // Cut off: what came whole is there.
-        assert_eq!(read(3_000_001, &copy[..copy.len() - 1], 1000).unwrap().len(), 7);
-        assert!(make_copy(&file, &[]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_is_wrong_is_refused() {
-        let (_, file) = blob(1_000_000);
-        let copy = make_copy(&file, std::slice::from_ref(&(0..1_000_000))).unwrap();
-        let with = |at: usize, bytes: &[u8]| {
-            let mut wrong = copy.clone();
-            wrong[at..at + bytes.len()].copy_from_slice(bytes);
-            read(1_000_000, &wrong, 50_000).unwrap_err()
-        };
-        assert_eq!(with(0, b"x"), CopyError::Magic);
-        assert_eq!(with(8, &[2]), CopyError::Version);
-        assert_eq!(with(13, &[1]), CopyError::Version);
-        assert_eq!(with(10, &[0, 0]), CopyError::Pieces);
-        assert_eq!(with(10, &[255, 255]), CopyError::Pieces);
-        assert_eq!(with(16, &[1]), CopyError::Pieces, "no whole grain");
-        assert_eq!(with(24, &u32::MAX.to_le_bytes()), CopyError::Pieces, "too large");
-        assert_eq!(with(32, &[0; 8]), CopyError::Pieces, "overlap");
-        let less = (128_u32 << 10).to_le_bytes();
-        assert_eq!(with(24, &less), CopyError::Piece, "more comes out than it says");
-        assert_eq!(with(16 + 64, b"no frame"), CopyError::Piece);
-        assert_eq!(read(900_000, &copy, 50_000).unwrap_err(), CopyError::Pieces, "another blob");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_refused_or_read(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let start = MAGIC.len().min(bytes.len());
-            bytes[..start].copy_from_slice(&MAGIC[..start]);
-            let _ = read(1 << 30, &bytes, 16);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Gathered {
 }
 
 /// Fetches a range into memory, which grows as bytes come.
-pub(super) fn gather(
+pub(crate) fn gather(
     source: &dyn RangeSource,
     range: Range<u64>,
     context: &FetchContext,

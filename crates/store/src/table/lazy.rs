@@ -21,6 +21,8 @@ const COARSE_RUN: u64 = 16;
 /// What is asked for of a table whose size is not known: the head for a blob of 1 GiB, and some coarse
 /// pages; of a smaller blob fine pages come along, which may be for nothing.
 const HEAD_GUESS: u64 = 96 << 10;
+/// The same where bytes count more than a round trip: head and coarse pages for 80 MB.
+const HEAD_GUESS_SPARING: u64 = 48 << 10;
 /// Threads that fetch pages far apart: each waits for a round trip.
 const PREPARING_THREADS: usize = 8;
 /// Pages that nobody asked for are fetched if so many or fewer lie between two that are.
@@ -36,6 +38,8 @@ pub struct TableOptions {
     pub shelf: Option<Arc<dyn Shelf>>,
     /// Memory for pages; best one for all tables.
     pub pages: Arc<PageCache>,
+    /// Rather a round trip more than bytes that may be for nothing.
+    pub sparing: bool,
 }
 
 /// Counters of a [`Table`].
@@ -89,10 +93,11 @@ impl Counters {
     fn fetch_head(
         &self,
         source: &dyn RangeSource,
+        len: u64,
         context: &FetchContext,
     ) -> Result<Vec<u8>, FetchError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        gather_head(source, HEAD_GUESS, context).map(|gathered| self.note(gathered))
+        gather_head(source, len, context).map(|gathered| self.note(gathered))
     }
 
     fn note(&self, Gathered { bytes, total }: Gathered) -> Vec<u8> {
@@ -113,12 +118,13 @@ impl Table {
         context: &FetchContext,
     ) -> Result<Self, TableError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let TableOptions { blob_size, shelf, pages } = options;
+        let TableOptions { blob_size, shelf, pages, sparing } = options;
+        let wish = Wish { blob_size, sparing };
         let counters = Counters::default();
         let shelved = shelf.as_ref().and_then(|shelf| shelved_head(&pin, shelf.as_ref()));
         let (head, more) = match shelved {
             Some(head) => (head, vec![]),
-            None => fetch_head(&pin, source.as_ref(), blob_size, context, &counters)?,
+            None => fetch_head(&pin, source.as_ref(), wish, context, &counters)?,
         };
         let behind = head.layout().len()..counters.file_len.load(Ordering::Relaxed);
         let copy = Some(behind).filter(|behind| !behind.is_empty());
@@ -469,19 +475,26 @@ fn shelved_head(pin: &Pin, shelf: &dyn Shelf) -> Option<Head> {
     Head::parse(pin, &bytes).ok()
 }
 
+/// How much of a table comes first.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    blob_size: Option<u64>,
+    sparing: bool,
+}
+
 /// The head, and the bytes that came after it.
 fn fetch_head(
     pin: &Pin,
     source: &dyn RangeSource,
-    blob_size: Option<u64>,
+    wish: Wish,
     context: &FetchContext,
     counters: &Counters,
 ) -> Result<(Head, Vec<u8>), TableError> {
-    match try_head(pin, source, blob_size, context, counters) {
+    match try_head(pin, source, wish, context, counters) {
         Err(error) if error.is_mismatch() && !context.fresh => {
             counters.mismatches.fetch_add(1, Ordering::Relaxed);
             let context = FetchContext { fresh: true, ..context.clone() };
-            try_head(pin, source, blob_size, &context, counters)
+            try_head(pin, source, wish, &context, counters)
         }
         result => result,
     }
@@ -490,7 +503,7 @@ fn fetch_head(
 fn try_head(
     pin: &Pin,
     source: &dyn RangeSource,
-    blob_size: Option<u64>,
+    Wish { blob_size, sparing }: Wish,
     context: &FetchContext,
     counters: &Counters,
 ) -> Result<(Head, Vec<u8>), TableError> {
@@ -515,7 +528,8 @@ fn try_head(
             Err(error) => return Err(error.into()),
         }
     }
-    let mut bytes = counters.fetch_head(source, context)?;
+    let len = if sparing { HEAD_GUESS_SPARING } else { HEAD_GUESS };
+    let mut bytes = counters.fetch_head(source, len, context)?;
     let layout = Layout::parse(&bytes)?;
     let found = layout.blob_size();
     if let Some(expected) = blob_size
