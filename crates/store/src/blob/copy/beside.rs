@@ -47,7 +47,7 @@ impl Blob {
         let bodies = std::thread::scope(|scope| {
             // At once: else each piece would wait for its own.
             scope.spawn(|| table.prepare(&ranges, &context));
-            taking.bodies(&pieces, come)
+            taking.bodies(&pieces, &come)
         });
         taking.finish(bodies, find, &mut keeping);
         true
@@ -162,10 +162,10 @@ impl Taking<'_> {
     }
 
     /// The pieces that can be had, without their tails.
-    fn bodies(&self, pieces: &[Piece], here: Vec<u8>) -> Vec<Open> {
+    fn bodies(&self, pieces: &[Piece], here: &[u8]) -> Vec<Open> {
         let ranges: Vec<Range<u64>> = pieces.iter().map(|piece| piece.body.clone()).collect();
         let mut open = Vec::new();
-        for (piece, body) in pieces.iter().zip(self.fetch_all(&ranges, &here)) {
+        for (piece, body) in pieces.iter().zip(self.fetch_all(&ranges, here)) {
             match body.map(|body| piece.decode(&body)) {
                 Some(Ok(body)) => {
                     let filled = vec![Filled::Nothing; body.tails.list.len()];
