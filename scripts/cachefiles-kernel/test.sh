@@ -8,14 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/scripts/cachefiles-kernel
 dir=${KERNEL_DIR:-$PWD/target/cachefiles-kernel}
-if [ -z "${FERROFS:-}" ]; then
-    cargo build --release --locked -p ferrofs-cli
-    FERROFS=${CARGO_TARGET_DIR:-target}/release/ferrofs
-fi
-FERROFS=$(realpath "$FERROFS")
-# Not under /run or /mnt, which the guest has of its own.
-work=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=scripts/guest/binary.sh
+. scripts/guest/binary.sh
 tree=$work/tree blobs=$work/blobs
 mkdir -p "$tree/folder" "$blobs"
 head -c 6000000 /dev/urandom >"$tree/large"

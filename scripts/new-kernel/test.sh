@@ -11,14 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/scripts/new-kernel
 dir=${KERNEL_DIR:-$PWD/target/new-kernel}
-if [ -z "${FERROFS:-}" ]; then
-    cargo build --release --locked -p ferrofs-cli
-    FERROFS=${CARGO_TARGET_DIR:-target}/release/ferrofs
-fi
-FERROFS=$(realpath "$FERROFS")
-# Not under /run or /mnt, which the guest has of its own.
-work=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=scripts/guest/binary.sh
+. scripts/guest/binary.sh
 images=$work/images
 mkdir -p "$images/a/sub"
 

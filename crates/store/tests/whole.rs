@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Faults, Memory, bytes};
+use common::{Faults, Memory, bytes, origin};
 use ferrofs_store::source::WholeRead;
-use ferrofs_store::{Limits, Origin, OriginConfig, SystemClock};
 use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,17 +12,6 @@ use std::time::Duration;
 
 /// Two requests and a bit.
 const LEN: usize = (17 << 20) + 123;
-
-fn origin(source: &Arc<Memory>) -> Origin {
-    let config = OriginConfig {
-        backoff_min: Duration::from_millis(1),
-        backoff_max: Duration::from_millis(4),
-        breaker_failures: 1 << 20,
-        ..OriginConfig::default()
-    };
-    let limits = Arc::new(Limits::default());
-    Origin::with(vec![], source.clone(), config, limits, Arc::new(SystemClock))
-}
 
 fn read(source: &Arc<Memory>) -> std::io::Result<Vec<u8>> {
     let mut whole = WholeRead::begin(origin(source))?;

@@ -66,7 +66,16 @@ pub(crate) fn run(args: BuildArgs) -> anyhow::Result<u8> {
     let blob = job.blob.clone();
     // Whoever gets the image by a URL finds the blob beside it, by this name.
     let tag = blob.as_deref().and_then(Path::file_name).map(OsStrExt::as_bytes);
-    let tag = tag.filter(|tag| tag.len() <= TAG_LEN).unwrap_or_default();
+    let tag = tag.unwrap_or_default();
+    let tag = if tag.len() <= TAG_LEN {
+        tag
+    } else {
+        eprintln!(
+            "ferrofs: the blob's name is longer than {TAG_LEN} bytes, so the image does not have it: \
+             who reads it on demand must say where the blob is (--device)"
+        );
+        b""
+    };
     let seal = PinSeal::default();
     let mut bar = Bar::new(quiet || as_json, "walking");
     let built = job.run((tag, digests.then_some(&seal as _)), &mut bar)?;

@@ -25,7 +25,9 @@ impl Parts {
         let mut parts = Self { scratch, blob, pin: String::new() };
         let words = format!("build {{}} -o {{}} --blob {{}} --chunk-size 4K -q {words}");
         let (image, blob) = (parts.www("image.erofs"), parts.www(blob));
-        run(&words, &[&parts.scratch.tree(), &image, &blob]).ok();
+        let ended = run(&words, &[&parts.scratch.tree(), &image, &blob]);
+        assert_eq!(ended.err.contains("--device"), parts.blob == LONG, "{}", ended.err);
+        ended.ok();
         parts.pin = pin(&image);
         parts
     }

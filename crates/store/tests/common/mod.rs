@@ -124,11 +124,8 @@ impl RangeSource for Memory {
     }
 }
 
-/// A blob of this source with a digest table of the usual shape.
-pub fn spec(source: &Arc<Memory>) -> BlobSpec {
-    let size = source.bytes.len() as u64;
-    let geometry = Geometry::new(Algorithm::Blake3);
-    let built = TableBuilder::new(geometry).unwrap().build(&source.bytes[..]).unwrap();
+/// An origin that tries again at once, and always.
+pub fn origin(source: &Arc<Memory>) -> Origin {
     let config = OriginConfig {
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(4),
@@ -136,9 +133,16 @@ pub fn spec(source: &Arc<Memory>) -> BlobSpec {
         ..OriginConfig::default()
     };
     let limits = Arc::new(Limits::default());
-    let origin = Origin::with(vec![], source.clone(), config, limits, Arc::new(SystemClock));
+    Origin::with(vec![], source.clone(), config, limits, Arc::new(SystemClock))
+}
+
+/// A blob of this source with a digest table of the usual shape.
+pub fn spec(source: &Arc<Memory>) -> BlobSpec {
+    let size = source.bytes.len() as u64;
+    let geometry = Geometry::new(Algorithm::Blake3);
+    let built = TableBuilder::new(geometry).unwrap().build(&source.bytes[..]).unwrap();
     let table = TableSpec::Pinned { pin: built.pin(), source: Memory::new(built.to_bytes()) };
-    BlobSpec { size: Some(size), table, ..BlobSpec::new(origin) }
+    BlobSpec { size: Some(size), table, ..BlobSpec::new(origin(source)) }
 }
 
 pub fn cache(path: &Path) -> Cache {
